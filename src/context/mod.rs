@@ -1,0 +1,125 @@
+//! F1: what the layers tell each other about one request, in a single extension.
+//!
+//! `http::Extensions` allocates for every entry, so the layers share one entry instead of adding one each. A layer finds what an
+//! outer layer has written with [`RequestContext::of`]; what is missing there is a refusal, never a pass.
+
+mod record;
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::Extensions;
+
+pub use record::{ClosedBy, Outcome, Record, RecordHandle};
+
+use crate::{egress::EgressPermit, limiter::RateLimitState, net::Target, tokens::Principal};
+
+/// The client as this server trusts it to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddr {
+    ip: IpAddr,
+    peer: SocketAddr,
+    peer_trusted: bool,
+}
+
+impl ClientAddr {
+    /// `ip` is the client, `peer` the other end of the connection; `peer_trusted` says whether that is one of our own hops.
+    #[must_use]
+    pub fn new(ip: IpAddr, peer: SocketAddr, peer_trusted: bool) -> Self {
+        Self { ip, peer, peer_trusted }
+    }
+
+    /// The client's address, IPv4-mapped ones unwrapped.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// The other end of the connection: the client or the nearest hop.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Whether the connection comes from a hop whose forwarded headers are believed.
+    #[must_use]
+    pub fn peer_is_trusted(&self) -> bool {
+        self.peer_trusted
+    }
+}
+
+/// What is known about a JSON-RPC request on an MCP route.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct McpCall {
+    /// The JSON-RPC method.
+    pub method: Option<Box<str>>,
+    /// The tool, prompt or resource that is asked for.
+    pub name: Option<Box<str>>,
+    /// The request's id, of whatever JSON type.
+    pub id: Option<serde_json::Value>,
+}
+
+/// The extension that the layers share.
+#[derive(Clone, Debug, Default)]
+pub struct RequestContext {
+    client: Option<ClientAddr>,
+    principal: Option<Principal>,
+    target: Option<Target>,
+    permit: Option<EgressPermit>,
+    rate_limit: Option<RateLimitState>,
+    record: Option<RecordHandle>,
+    mcp: Option<Box<McpCall>>,
+}
+
+macro_rules! field {
+    ($get:ident $take:ident $set:ident $field:ident: $ty:ty, $doc:literal) => {
+        #[doc = $doc]
+        #[must_use]
+        pub fn $get(&self) -> Option<&$ty> {
+            self.$field.as_ref()
+        }
+
+        #[doc = concat!("Takes: ", $doc)]
+        pub fn $take(&mut self) -> Option<$ty> {
+            self.$field.take()
+        }
+
+        #[doc = concat!("Sets: ", $doc)]
+        pub fn $set(&mut self, value: $ty) -> &mut Self {
+            self.$field = Some(value);
+            self
+        }
+    };
+}
+
+impl RequestContext {
+    /// The context of a request, if any layer has written one.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get::<Self>()
+    }
+
+    /// The context of a request, made if there is none yet.
+    pub fn of_mut(extensions: &mut Extensions) -> &mut Self {
+        extensions.get_or_insert_default::<Self>()
+    }
+
+    field!(client take_client set_client client: ClientAddr, "the client's address, from `ClientAddrLayer`.");
+    field!(principal take_principal set_principal principal: Principal, "who is asking, from `ProxyTokenLayer` or a client certificate.");
+    field!(target take_target set_target target: Target, "the parsed target, from `TargetLayer`.");
+    field!(permit take_permit set_permit permit: EgressPermit, "the permit to dial, from `SsrfGuardLayer`.");
+    field!(rate_limit take_rate_limit set_rate_limit rate_limit: RateLimitState, "what is left of the quotas, from `RateLimitLayer`.");
+    field!(record take_record set_record record: RecordHandle, "the open audit record, from `AuditLayer`.");
+
+    /// What is known of the JSON-RPC request.
+    #[must_use]
+    pub fn mcp(&self) -> Option<&McpCall> {
+        self.mcp.as_deref()
+    }
+
+    /// Sets what is known of the JSON-RPC request.
+    pub fn set_mcp(&mut self, call: McpCall) -> &mut Self {
+        self.mcp = Some(Box::new(call));
+        self
+    }
+}

@@ -1,0 +1,1 @@
+//! denial_floor

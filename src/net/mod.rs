@@ -1,0 +1,11 @@
+//! F0: addresses, names and targets as values. Nothing here does I/O.
+
+mod cidr;
+mod class;
+mod host;
+mod target;
+
+pub use cidr::CidrSet;
+pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, unwrap_mapped};
+pub use host::{Host, Name};
+pub use target::{MAX_HOST_LEN, MAX_URL_LEN, Origin, Scheme, Target, TargetError, TargetStyle};

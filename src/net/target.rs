@@ -1,0 +1,499 @@
+//! One parse from text to [`Target`]: what is judged, dialled and sent comes from this value.
+//!
+//! The authority goes through the WHATWG parser ([`url::Url`]) exactly once. The path and the query are kept byte for byte
+//! as they were written, because a target's own signature or routing may depend on them.
+
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, uri::PathAndQuery};
+use url::Url;
+
+use super::host::{Host, Name};
+
+/// Longest URL that is looked at, in bytes (RFC 9110 §4.1 recommends at least 8,000).
+pub const MAX_URL_LEN: usize = 8 * 1024;
+/// Longest host name in octets, counted before any IDNA mapping (RFC 1035 §2.3.4).
+pub const MAX_HOST_LEN: usize = 253;
+
+/// The scheme a target was named with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// `http`
+    Http,
+    /// `https`
+    Https,
+    /// `ws`: dialled as `http`, only as a WebSocket upgrade.
+    Ws,
+    /// `wss`: dialled as `https`, only as a WebSocket upgrade.
+    Wss,
+    /// No scheme: the authority of a `CONNECT` request (RFC 9110 §9.3.6).
+    Connect,
+}
+
+impl Scheme {
+    /// The scheme as it is written, in lower case; `connect` for an authority without one.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+            Self::Connect => "connect",
+        }
+    }
+
+    /// Whether the connection itself is TLS that this crate opens.
+    #[must_use]
+    pub fn is_secure(self) -> bool {
+        matches!(self, Self::Https | Self::Wss)
+    }
+
+    /// Whether the scheme names a WebSocket.
+    #[must_use]
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
+    /// The port that is meant when none is written; `None` for `CONNECT`, which has to write one.
+    #[must_use]
+    pub fn default_port(self) -> Option<u16> {
+        match self {
+            Self::Http | Self::Ws => Some(80),
+            Self::Https | Self::Wss => Some(443),
+            Self::Connect => None,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https, Self::Ws, Self::Wss].into_iter().find(|s| text.eq_ignore_ascii_case(s.as_str()))
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Scheme, host and port: what a connection is opened to (RFC 6454 §4).
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    scheme: Scheme,
+    host: Host,
+    port: u16,
+    authority: HeaderValue,
+}
+
+impl Origin {
+    fn new(scheme: Scheme, host: Host, port: u16) -> Result<Self, TargetError> {
+        let text = if scheme.default_port() == Some(port) { host.to_string() } else { format!("{host}:{port}") };
+        let authority = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| TargetError::Host)?;
+        Ok(Self { scheme, host, port, authority })
+    }
+
+    /// The scheme.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The host: a lower-case name without a root dot, or an address literal.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port, written or implied by the scheme.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The `Host` field value: the port is left out where the scheme implies it (RFC 9110 §7.2).
+    #[must_use]
+    pub fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scheme == Scheme::Connect {
+            return write!(f, "{}:{}", self.host, self.port);
+        }
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        if self.scheme.default_port() == Some(self.port) { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+/// How the caller named the target; it decides what may be rewritten on the way back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TargetStyle {
+    /// Behind a path prefix, `/proxy/https://host/…`: links on the target's own origin can be rewritten.
+    Path,
+    /// In a header or a query parameter: nothing is rewritten.
+    #[default]
+    Header,
+    /// An absolute-form request line (RFC 9112 §3.2.2).
+    AbsoluteForm,
+    /// The authority of a `CONNECT` (RFC 9112 §3.2.3).
+    Connect,
+    /// Fixed by the operator: an ordinary reverse proxy.
+    Fixed,
+}
+
+/// A parsed target: an [`Origin`] and the path and query as they were written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    origin: Arc<Origin>,
+    path: PathAndQuery,
+    style: TargetStyle,
+}
+
+impl Target {
+    /// Parses an absolute `http`, `https`, `ws` or `wss` URL.
+    ///
+    /// # Errors
+    /// A [`TargetError`] says which part is not acceptable. Userinfo, fragments, control characters, backslashes in front of
+    /// the path and over-long hosts are refused; nothing is repaired silently.
+    pub fn parse(raw: &str) -> Result<Self, TargetError> {
+        if raw.len() > MAX_URL_LEN {
+            return Err(TargetError::TooLong);
+        }
+        if raw.bytes().any(|b| b < 0x20 || b == 0x7f) || raw.starts_with(' ') || raw.ends_with(' ') {
+            return Err(TargetError::ControlCharacter);
+        }
+        let (scheme, rest) = raw.split_once(':').ok_or(TargetError::Scheme)?;
+        let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
+        // Some front servers merge the two slashes of `https://` inside a path into one; more or fewer are not a URL.
+        let rest = rest.strip_prefix("//").or_else(|| rest.strip_prefix('/')).ok_or(TargetError::Host)?;
+        let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if path.starts_with('\\') {
+            return Err(TargetError::Host);
+        }
+        if path.contains('#') {
+            return Err(TargetError::Fragment);
+        }
+        let origin = parse_origin(scheme, authority)?;
+        Ok(Self { origin: Arc::new(origin), path: parse_path(path)?, style: TargetStyle::default() })
+    }
+
+    /// Parses the authority of a `CONNECT`: `host:port`, the port written out (RFC 9112 §3.2.3).
+    ///
+    /// # Errors
+    /// A [`TargetError`] says which part is not acceptable.
+    pub fn parse_connect(raw: &str) -> Result<Self, TargetError> {
+        if raw.len() > MAX_URL_LEN {
+            return Err(TargetError::TooLong);
+        }
+        if raw.bytes().any(|b| b <= 0x20 || b == 0x7f || matches!(b, b'/' | b'?' | b'#' | b'\\')) {
+            return Err(TargetError::Host);
+        }
+        let origin = parse_origin(Scheme::Connect, raw)?;
+        Ok(Self { origin: Arc::new(origin), path: PathAndQuery::from_static("/"), style: TargetStyle::Connect })
+    }
+
+    /// The same target, noted as named in `style`.
+    #[must_use]
+    pub fn with_style(mut self, style: TargetStyle) -> Self {
+        self.style = style;
+        self
+    }
+
+    /// The same origin with another path and query.
+    #[must_use]
+    pub fn with_path(mut self, path: PathAndQuery) -> Self {
+        self.path = path;
+        self
+    }
+
+    /// Scheme, host and port.
+    #[must_use]
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// The path and query, byte for byte as written.
+    #[must_use]
+    pub fn path_and_query(&self) -> &PathAndQuery {
+        &self.path
+    }
+
+    /// How the caller named it.
+    #[must_use]
+    pub fn style(&self) -> TargetStyle {
+        self.style
+    }
+
+    /// The scheme.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.origin.scheme
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.origin.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.origin.port
+    }
+}
+
+/// The URL, as it would be written in full; parses back to the same target.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.origin)?;
+        if self.origin.scheme == Scheme::Connect { Ok(()) } else { f.write_str(self.path.as_str()) }
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Self::parse(s)
+    }
+}
+
+fn parse_origin(scheme: Scheme, authority: &str) -> Result<Origin, TargetError> {
+    if authority.is_empty() {
+        return Err(TargetError::Host);
+    }
+    if authority.contains('@') {
+        return Err(TargetError::Userinfo);
+    }
+    let (raw_host, raw_port) = split_port(authority);
+    if raw_host.len() > MAX_HOST_LEN {
+        return Err(TargetError::HostTooLong);
+    }
+    if scheme == Scheme::Connect && raw_port.is_none_or(str::is_empty) {
+        return Err(TargetError::Port);
+    }
+    // The parser only ever sees the authority, under a scheme whose rules ("special") are the same for all of ours.
+    let url = Url::parse(&format!("http://{authority}/")).map_err(|e| match e {
+        url::ParseError::InvalidPort => TargetError::Port,
+        _ => TargetError::Host,
+    })?;
+    let host = match url.host() {
+        Some(url::Host::Ipv4(ip)) => Host::Ip(IpAddr::V4(ip)),
+        Some(url::Host::Ipv6(ip)) => Host::Ip(IpAddr::V6(ip)),
+        Some(url::Host::Domain(name)) => Host::Name(Name::parse_ascii(name)?),
+        None => return Err(TargetError::Host),
+    };
+    // `Url` drops `:80`, which is a port that an https URL may well have written.
+    let port = match raw_port {
+        Some(text) if !text.is_empty() => url.port().or(Some(80)),
+        _ => scheme.default_port(),
+    };
+    match port {
+        Some(port) if port != 0 => Origin::new(scheme, host, port),
+        _ => Err(TargetError::Port),
+    }
+}
+
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let after_bracket = authority.rfind(']').map_or(0, |i| i + 1);
+    match authority.get(after_bracket..).and_then(|s| s.rfind(':')) {
+        Some(i) => {
+            let at = after_bracket + i;
+            (authority.get(..at).unwrap_or(authority), authority.get(at + 1..))
+        }
+        None => (authority, None),
+    }
+}
+
+fn parse_path(raw: &str) -> Result<PathAndQuery, TargetError> {
+    if raw.is_empty() {
+        return Ok(PathAndQuery::from_static("/"));
+    }
+    let bytes = if raw.starts_with('/') {
+        Bytes::copy_from_slice(raw.as_bytes())
+    } else {
+        Bytes::from(format!("/{raw}"))
+    };
+    if bytes.is_ascii() && !bytes.contains(&b' ') {
+        if let Ok(path) = PathAndQuery::from_maybe_shared(bytes.clone()) {
+            return Ok(path);
+        }
+    }
+    // Only text that no request line can carry gets here (spaces, non-ASCII, `<`, …): percent-encoded as a browser would.
+    let text = std::str::from_utf8(&bytes).map_err(|_| TargetError::Path)?;
+    let mut encoded = String::with_capacity(text.len() + 16);
+    for b in text.bytes() {
+        if b > 0x7e || matches!(b, b' ' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'^' | b'|') {
+            use fmt::Write as _;
+            let _ = write!(encoded, "%{b:02X}");
+        } else {
+            encoded.push(char::from(b));
+        }
+    }
+    PathAndQuery::from_maybe_shared(Bytes::from(encoded)).map_err(|_| TargetError::Path)
+}
+
+/// Which part of a target is not acceptable. The text is for the client and never echoes the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// No target was given.
+    Missing,
+    /// More than one target was given.
+    Duplicate,
+    /// Longer than [`MAX_URL_LEN`].
+    TooLong,
+    /// A control character, or a space at either end.
+    ControlCharacter,
+    /// Not `http`, `https`, `ws` or `wss`.
+    Scheme,
+    /// `user:password@` in front of the host.
+    Userinfo,
+    /// The host is empty or not one.
+    Host,
+    /// The host is longer than [`MAX_HOST_LEN`], or a label is not 1 to 63 octets.
+    HostTooLong,
+    /// The port is not one, or zero, or missing in a `CONNECT`.
+    Port,
+    /// The path or query has a byte that cannot be sent.
+    Path,
+    /// A `#fragment`, which is never sent to a server.
+    Fragment,
+}
+
+impl TargetError {
+    /// A stable `snake_case` word for logs and machines.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Duplicate => "duplicate",
+            Self::TooLong => "too_long",
+            Self::ControlCharacter => "control_character",
+            Self::Scheme => "scheme",
+            Self::Userinfo => "userinfo",
+            Self::Host => "host",
+            Self::HostTooLong => "host_too_long",
+            Self::Port => "port",
+            Self::Path => "path",
+            Self::Fragment => "fragment",
+        }
+    }
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "no target URL was given",
+            Self::Duplicate => "more than one target URL was given",
+            Self::TooLong => "the target URL is longer than 8 KiB",
+            Self::ControlCharacter => "the target URL contains a control character",
+            Self::Scheme => "the target's scheme is not http, https, ws or wss",
+            Self::Userinfo => "the target URL carries user information",
+            Self::Host => "the target's host is not valid",
+            Self::HostTooLong => "the target's host or one of its labels is too long or empty",
+            Self::Port => "the target's port is not valid",
+            Self::Path => "the target's path or query is not valid",
+            Self::Fragment => "the target URL has a fragment",
+        })
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn t(s: &str) -> Target {
+        Target::parse(s).unwrap()
+    }
+
+    #[test]
+    fn path_and_query_stay_byte_for_byte() {
+        for path in ["/a/../b/%2e%2E/./c?x=%7E&y=a%20b&&=", "/?", "/%zz", "/a\\b", "//x//"] {
+            assert_eq!(t(&format!("http://example.com{path}")).path_and_query().as_str(), path);
+        }
+        assert_eq!(t("http://example.com").path_and_query().as_str(), "/");
+        assert_eq!(t("http://example.com?q=1").path_and_query().as_str(), "/?q=1");
+        assert_eq!(t("http://example.com/ü x").path_and_query().as_str(), "/%C3%BC%20x");
+    }
+
+    #[test]
+    fn odd_spellings_of_addresses_become_addresses() {
+        for s in ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "１２７.0.0.1", "127。0。0。1", "%31%32%37.1"] {
+            assert_eq!(t(&format!("http://{s}/")).host(), &Host::Ip("127.0.0.1".parse().unwrap()), "{s}");
+        }
+    }
+
+    #[test]
+    fn ports() {
+        assert_eq!(t("https://example.com:80/").port(), 80);
+        assert_eq!(t("https://example.com/").port(), 443);
+        assert_eq!(t("http://example.com:/").port(), 80);
+        assert_eq!(t("wss://example.com:443/").to_string(), "wss://example.com/");
+        assert_eq!(t("https://[2001:db8::1]:8443/x").to_string(), "https://[2001:db8::1]:8443/x");
+        for bad in ["http://example.com:0/", "http://example.com:65536/", "http://example.com:x/", "http://example.com:-1/"] {
+            assert_eq!(Target::parse(bad), Err(TargetError::Port), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refused_forms() {
+        use TargetError as E;
+        let long = format!("http://{}.com/", "a".repeat(64));
+        let longer = format!("http://{}com/", "a.".repeat(130));
+        for (raw, want) in [
+            ("", E::Scheme),
+            ("example.com", E::Scheme),
+            ("ftp://example.com/", E::Scheme),
+            ("http:example.com", E::Host),
+            ("http:///example.com", E::Host),
+            ("http:\\\\example.com\\", E::Host),
+            ("http://", E::Host),
+            ("http://user@example.com/", E::Userinfo),
+            ("http://@example.com/", E::Userinfo),
+            ("http://example.com\\@127.0.0.1/", E::Host),
+            ("http://[example.com]/", E::Host),
+            ("http://[fe80::1%25eth0]/", E::Host),
+            ("http://1.2.3.4.5/", E::Host),
+            ("http://exa mple.com/", E::Host),
+            ("http://example.com/\tx", E::ControlCharacter),
+            ("http://example.com/\u{0}", E::ControlCharacter),
+            (" http://example.com/", E::ControlCharacter),
+            ("http://example.com/#x", E::Fragment),
+            ("http://example.com#@127.0.0.1/", E::Fragment),
+            ("http://a..example.com/", E::HostTooLong),
+            ("http://example.com../", E::HostTooLong),
+            (&long, E::HostTooLong),
+            (&longer, E::HostTooLong),
+        ] {
+            assert_eq!(Target::parse(raw), Err(want), "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_lower_case_without_the_root_dot_and_idn_is_mapped() {
+        assert_eq!(t("HTTP://EXAMPLE.Com./x").to_string(), "http://example.com/x");
+        assert_eq!(t("https://bücher.example/").host().to_string(), "xn--bcher-kva.example");
+        assert_eq!(t("https:/example.com/x").to_string(), "https://example.com/x");
+        assert_eq!(t("http://_dmarc.example.com/").host().to_string(), "_dmarc.example.com");
+    }
+
+    #[test]
+    fn connect_authorities_write_their_port() {
+        assert_eq!(Target::parse_connect("example.com:443").unwrap().to_string(), "example.com:443");
+        assert_eq!(Target::parse_connect("[::1]:443").unwrap().port(), 443);
+        assert_eq!(Target::parse_connect("example.com:80").unwrap().port(), 80);
+        for bad in ["example.com", "example.com:", "example.com:443/", "u@example.com:443", ":443", "", "example.com:0"] {
+            assert!(Target::parse_connect(bad).is_err(), "{bad}");
+        }
+    }
+}

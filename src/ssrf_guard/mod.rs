@@ -1,0 +1,1 @@
+//! ssrf_guard
