@@ -62,7 +62,13 @@ impl Name {
         if raw.split('.').any(|label| label.is_empty() || label.len() > 63) {
             return Err(TargetError::HostTooLong);
         }
-        if !raw.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')) {
+        if !raw.bytes().all(|b| {
+            b.is_ascii_alphanumeric()
+                || matches!(
+                    b,
+                    b'-' | b'_' | b'.' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+                )
+        }) {
             return Err(TargetError::Host);
         }
         Ok(Self(raw.to_ascii_lowercase().into()))

@@ -316,11 +316,7 @@ fn parse_path(raw: &str) -> Result<PathAndQuery, TargetError> {
     if raw.is_empty() {
         return Ok(PathAndQuery::from_static("/"));
     }
-    let bytes = if raw.starts_with('/') {
-        Bytes::copy_from_slice(raw.as_bytes())
-    } else {
-        Bytes::from(format!("/{raw}"))
-    };
+    let bytes = if raw.starts_with('/') { Bytes::copy_from_slice(raw.as_bytes()) } else { Bytes::from(format!("/{raw}")) };
     if bytes.is_ascii() && !bytes.contains(&b' ') {
         if let Ok(path) = PathAndQuery::from_maybe_shared(bytes.clone()) {
             return Ok(path);
@@ -428,7 +424,8 @@ mod tests {
 
     #[test]
     fn odd_spellings_of_addresses_become_addresses() {
-        for s in ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "１２７.0.0.1", "127。0。0。1", "%31%32%37.1"] {
+        for s in ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "１２７.0.0.1", "127。0。0。1", "%31%32%37.1"]
+        {
             assert_eq!(t(&format!("http://{s}/")).host(), &Host::Ip("127.0.0.1".parse().unwrap()), "{s}");
         }
     }
