@@ -63,6 +63,15 @@ export async function finish() {
   process.exit(failed > 0 || passed === 0 ? 1 : 0);
 }
 
+for (const event of ['uncaughtException', 'unhandledRejection']) {
+  process.on(event, (error) => {
+    failed += 1;
+    console.log(`FAIL the script itself: ${error?.stack ?? error}`);
+    finish();
+  });
+}
+for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => finish());
+
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export async function until(what, condition, timeoutMs = 10_000, stepMs = 20) {
