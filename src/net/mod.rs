@@ -6,8 +6,6 @@ mod connection;
 mod host;
 mod target;
 
-pub use cidr::CidrSet;
-pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, unwrap_mapped};
 pub(crate) use connection::connection_options;
 pub use cidr::{CidrSet, parse_cidr};
 pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, embedded_ipv4, nat64_inner, unwrap_mapped};
