@@ -7,6 +7,7 @@ pub mod clock;
 mod error;
 pub mod net;
 pub mod rejection;
+pub mod reply;
 mod secret;
 pub mod signal;
 // F1: pure decisions
