@@ -2,7 +2,7 @@
 //!
 //! Rules:
 //! 1. Without an [`EgressPermit`](crate::egress::EgressPermit) there is no connection.
-//! 2. One look-up per connect: a literal is itself, `.localhost` is 127.0.0.1 and ::1, everything else is asked of the resolver,
+//! 2. One look-up per connect: a literal is itself, `.localhost` is 127.0.0.1 and `::1`, everything else is asked of the resolver,
 //!    once. Retries stay inside the answers.
 //! 3. Every answer is judged through the permit. A dialer takes [`ApprovedAddr`](crate::egress::ApprovedAddr), which only the
 //!    guard can make.

@@ -51,10 +51,10 @@ impl EgressPolicyBuilder {
     /// An entry that is none of these, or an address inside a translation prefix.
     pub fn allow_host(mut self, pattern: &str) -> Result<Self, ConfigError> {
         let parsed = Pattern::parse(pattern)?;
-        if let Pattern::Ip(ip) = parsed {
-            if unwrap_mapped(ip) != ip || is_translated(ip) {
-                return Err(ConfigError::new(pattern, "lies inside a translation prefix; allow the IPv4 address instead"));
-            }
+        if let Pattern::Ip(ip) = parsed
+            && (unwrap_mapped(ip) != ip || is_translated(ip))
+        {
+            return Err(ConfigError::new(pattern, "lies inside a translation prefix; allow the IPv4 address instead"));
         }
         self.policy.allow.insert(&parsed);
         self.allow.push((pattern.into(), parsed));

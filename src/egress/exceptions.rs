@@ -76,6 +76,9 @@ impl Opening {
     }
 }
 
+/// The networks of one host's exceptions on the same ports.
+type Group<'a> = (Option<&'a PortSet>, Vec<IpNet>);
+
 /// Every exception of a policy.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exceptions {
@@ -85,7 +88,7 @@ pub(super) struct Exceptions {
 
 impl Exceptions {
     pub(super) fn build(list: &[Exception]) -> Self {
-        let mut grouped: HashMap<Option<&Host>, Vec<(Option<&PortSet>, Vec<IpNet>)>> = HashMap::new();
+        let mut grouped: HashMap<Option<&Host>, Vec<Group<'_>>> = HashMap::new();
         for e in list {
             let group = grouped.entry(e.host.as_ref()).or_default();
             match group.iter_mut().find(|(ports, _)| *ports == e.ports.as_ref()) {

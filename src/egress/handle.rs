@@ -85,6 +85,7 @@ impl PolicyHandle {
 
     /// Puts another policy in force and returns its number. Requests that hold a permit go on under the old one; its
     /// [`Generation::superseded`] fires.
+    #[expect(clippy::must_use_candidate, reason = "the exchange is the point, not the number")]
     pub fn swap(&self, policy: EgressPolicy) -> u64 {
         let next = Generation::new(policy);
         let id = next.id;

@@ -22,7 +22,7 @@
 //!    IPv4-compatible and unknown NAT64 addresses by none.
 //!
 //! A named [`Exception`] lifts rule 4 for exactly its name, and counts as listed in rule 3, on its ports. `.localhost` names
-//! need one, and are answered by 127.0.0.1 and ::1 without DNS. An exception without a name lifts neither.
+//! need one, and are answered by 127.0.0.1 and `::1` without DNS. An exception without a name lifts neither.
 //!
 //! ```
 //! use portcullis::{egress::{EgressPolicy, Exception, PolicyHandle}, net::Target};

@@ -82,6 +82,7 @@ impl ApprovedAddrs {
     }
 
     /// The addresses one by one, for a dialer.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = ApprovedAddr> + '_ {
         self.0.iter().map(|addr| ApprovedAddr(*addr))
     }

@@ -20,6 +20,7 @@ use crate::net::{AddressClass, CidrSet, Host, Name, Origin, classify, unwrap_map
 
 /// Which targets and addresses may be reached. Immutable; see [`super::PolicyHandle`] for exchanging it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own that the operator sets")]
 pub struct EgressPolicy {
     pub(super) https_only: bool,
     pub(super) ports: PortSet,

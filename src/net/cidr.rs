@@ -36,10 +36,11 @@ pub fn parse_cidr(text: &str) -> Result<IpNet, ConfigError> {
     if net.addr() != net.network() {
         return Err(ConfigError::new(text, format!("has bits set behind the prefix; did you mean {}?", net.trunc())));
     }
-    if let IpNet::V6(v6) = net {
-        if v6.prefix_len() >= 96 && v6.network().to_ipv4_mapped().is_some() {
-            return Err(ConfigError::new(text, "is IPv4-mapped; write the IPv4 network instead"));
-        }
+    if let IpNet::V6(v6) = net
+        && v6.prefix_len() >= 96
+        && v6.network().to_ipv4_mapped().is_some()
+    {
+        return Err(ConfigError::new(text, "is IPv4-mapped; write the IPv4 network instead"));
     }
     Ok(net)
 }

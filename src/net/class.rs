@@ -5,7 +5,7 @@
 //! 2. `64:ff9b::/96` (NAT64, RFC 6052) has the class of the IPv4 address inside.
 //! 3. The longest prefix of the table wins.
 //! 4. Of IPv6 only `2000::/3` less the table is global; of IPv4 everything less the table.
-//! 5. The rows that the registries call globally reachable helpers (AS112, PCP and TURN anycast, AMT, ORCHIDv2, DRIP) are not
+//! 5. The rows that the registries call globally reachable helpers (AS112, PCP and TURN anycast, AMT, `ORCHIDv2`, DRIP) are not
 //!    [`AddressClass::Global`] here: nothing that a caller may name lives there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,55 +34,55 @@ macro_rules! classes {
 classes! {
     /// `global`: globally reachable unicast.
     Global "global";
-    /// `loopback`: 127.0.0.0/8 and ::1 (RFC 1122, RFC 4291).
+    /// `loopback`: `127.0.0.0/8` and `::1` (RFC 1122, RFC 4291).
     Loopback "loopback";
     /// `private`: RFC 1918.
     Private "private";
-    /// `link_local`: 169.254.0.0/16 and fe80::/10 (RFC 3927, RFC 4291).
+    /// `link_local`: `169.254.0.0/16` and `fe80::/10` (RFC 3927, RFC 4291).
     LinkLocal "link_local";
-    /// `shared`: carrier-grade NAT, 100.64.0.0/10 (RFC 6598).
+    /// `shared`: carrier-grade NAT, `100.64.0.0/10` (RFC 6598).
     Shared "shared";
     /// `metadata`: a cloud's instance metadata or host service. Only naming the exact address lifts it.
     Metadata "metadata";
-    /// `multicast`: 224.0.0.0/4 and ff00::/8.
+    /// `multicast`: `224.0.0.0/4` and `ff00::/8`.
     Multicast "multicast";
     /// `documentation`: RFC 5737, RFC 3849, RFC 9637.
     Documentation "documentation";
     /// `benchmarking`: RFC 2544, RFC 5180.
     Benchmarking "benchmarking";
-    /// `this_network`: 0.0.0.0/8 but for 0.0.0.0 itself (RFC 791).
+    /// `this_network`: `0.0.0.0/8` but for `0.0.0.0` itself (RFC 791).
     ThisNetwork "this_network";
-    /// `unspecified`: 0.0.0.0 and ::. Only naming the exact address lifts it.
+    /// `unspecified`: `0.0.0.0` and `::`. Only naming the exact address lifts it.
     Unspecified "unspecified";
-    /// `broadcast`: 255.255.255.255.
+    /// `broadcast`: `255.255.255.255`.
     Broadcast "broadcast";
-    /// `reserved`: 240.0.0.0/4 and all of IPv6 that is outside 2000::/3 and has no name here.
+    /// `reserved`: `240.0.0.0/4` and all of IPv6 that is outside `2000::/3` and has no name here.
     Reserved "reserved";
-    /// `protocol_assignments`: 192.0.0.0/24 and 2001::/23 (RFC 6890, RFC 2928) and the helpers inside.
+    /// `protocol_assignments`: `192.0.0.0/24` and `2001::/23` (RFC 6890, RFC 2928) and the helpers inside.
     ProtocolAssignments "protocol_assignments";
     /// `helper`: globally reachable anycast helpers (AS112, AMT): nothing a caller has business with.
     Helper "helper";
-    /// `relay_anycast`: 192.88.99.0/24, the withdrawn 6to4 relay anycast (RFC 7526).
+    /// `relay_anycast`: `192.88.99.0/24`, the withdrawn 6to4 relay anycast (RFC 7526).
     RelayAnycast "relay_anycast";
-    /// `unique_local`: fc00::/7 (RFC 4193).
+    /// `unique_local`: `fc00::/7` (RFC 4193).
     UniqueLocal "unique_local";
-    /// `site_local`: fec0::/10, deprecated (RFC 3879).
+    /// `site_local`: `fec0::/10`, deprecated (RFC 3879).
     SiteLocal "site_local";
-    /// `discard`: 100::/64 and 100:0:0:1::/64 (RFC 6666, RFC 9780).
+    /// `discard`: `100::/64` and `100:0:0:1::/64` (RFC 6666, RFC 9780).
     Discard "discard";
-    /// `segment_routing`: 5f00::/16 (RFC 9602).
+    /// `segment_routing`: `5f00::/16` (RFC 9602).
     SegmentRouting "segment_routing";
-    /// `orchid`: 2001:10::/28, 2001:20::/28 and 2001:30::/28 (RFC 4843, RFC 7343, RFC 9374).
+    /// `orchid`: `2001:10::/28`, `2001:20::/28` and `2001:30::/28` (RFC 4843, RFC 7343, RFC 9374).
     Orchid "orchid";
-    /// `nat64`: 64:ff9b:1::/48, a translation prefix for local use (RFC 8215).
+    /// `nat64`: `64:ff9b:1::/48`, a translation prefix for local use (RFC 8215).
     Nat64 "nat64";
-    /// `6to4`: 2002::/16 (RFC 3056).
+    /// `6to4`: `2002::/16` (RFC 3056).
     SixToFour "6to4";
-    /// `teredo`: 2001::/32 (RFC 4380).
+    /// `teredo`: `2001::/32` (RFC 4380).
     Teredo "teredo";
-    /// `ipv4_compatible`: ::/96, deprecated (RFC 4291 §2.5.5.1).
+    /// `ipv4_compatible`: `::/96`, deprecated (RFC 4291 §`2.5.5.1`).
     Ipv4Compatible "ipv4_compatible";
-    /// `siit`: ::ffff:0:0:0/96 (RFC 2765).
+    /// `siit`: `::ffff:0:0:0/96` (RFC 2765).
     Siit "siit";
 }
 
@@ -263,6 +263,7 @@ const fn int4([a, b, c, d]: [u8; 4]) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
+#[expect(clippy::many_single_char_names, reason = "eight groups have no better names")]
 const fn int6([a, b, c, d, e, f, g, h]: [u16; 8]) -> u128 {
     Ipv6Addr::new(a, b, c, d, e, f, g, h).to_bits()
 }

@@ -332,10 +332,11 @@ fn parse_path(raw: &str) -> Result<PathAndQuery, TargetError> {
         return Ok(PathAndQuery::from_static("/"));
     }
     let bytes = if raw.starts_with('/') { Bytes::copy_from_slice(raw.as_bytes()) } else { Bytes::from(format!("/{raw}")) };
-    if bytes.is_ascii() && !bytes.contains(&b' ') {
-        if let Ok(path) = PathAndQuery::from_maybe_shared(bytes.clone()) {
-            return Ok(path);
-        }
+    if bytes.is_ascii()
+        && !bytes.contains(&b' ')
+        && let Ok(path) = PathAndQuery::from_maybe_shared(bytes.clone())
+    {
+        return Ok(path);
     }
     // Only text that no request line can carry gets here (spaces, non-ASCII, `<`, …): percent-encoded as a browser would.
     let text = std::str::from_utf8(&bytes).map_err(|_| TargetError::Path)?;

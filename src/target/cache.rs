@@ -63,10 +63,11 @@ impl TargetParser {
         let Some(slot) = slot.filter(|_| authority.len() <= MAX_AUTHORITY) else {
             return parse_origin(scheme, authority).map(Arc::new);
         };
-        if let Some(entry) = &*slot.load() {
-            if entry.scheme == scheme && *entry.authority == *authority {
-                return Ok(Arc::clone(&entry.origin));
-            }
+        if let Some(entry) = &*slot.load()
+            && entry.scheme == scheme
+            && *entry.authority == *authority
+        {
+            return Ok(Arc::clone(&entry.origin));
         }
         let origin = Arc::new(parse_origin(scheme, authority)?);
         slot.store(Some(Arc::new(Entry { scheme, authority: authority.into(), origin: Arc::clone(&origin) })));
