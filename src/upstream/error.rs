@@ -16,6 +16,7 @@ struct Inner {
     kind: Kind,
     detail: Option<Box<str>>,
     connect: Option<ConnectError>,
+    rejection: Option<Rejection>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,14 @@ pub(crate) enum Kind {
 
 impl Error {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self(Box::new(Inner { kind, detail: None, connect: None }))
+        Self(Box::new(Inner { kind, detail: None, connect: None, rejection: None }))
+    }
+
+    /// The request body failed with an answer of its own.
+    pub(crate) fn rejected(rejection: Rejection) -> Self {
+        let mut error = Self::new(Kind::RequestBroken);
+        error.0.rejection = Some(rejection);
+        error
     }
 
     pub(crate) fn with_detail(mut self, detail: impl Into<Box<str>>) -> Self {
@@ -97,6 +105,9 @@ impl Error {
         if let Some(connect) = inner.connect {
             return connect.into_rejection();
         }
+        if let Some(rejection) = inner.rejection {
+            return rejection;
+        }
         let kind = match inner.kind {
             Kind::Connect => RejectionKind::ConnectFailed,
             Kind::Denied => RejectionKind::Denied,
@@ -119,7 +130,7 @@ impl Error {
 
 impl From<ConnectError> for Error {
     fn from(error: ConnectError) -> Self {
-        Self(Box::new(Inner { kind: Kind::Connect, detail: None, connect: Some(error) }))
+        Self(Box::new(Inner { kind: Kind::Connect, detail: None, connect: Some(error), rejection: None }))
     }
 }
 

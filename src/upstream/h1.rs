@@ -258,6 +258,7 @@ impl H1 {
     fn blame(&self, error: Error) -> Error {
         match self.shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(UploadError::TooLarge) => Error::new(Kind::RequestTooLarge),
+            Some(UploadError::Rejected(rejection)) => Error::rejected(*rejection),
             Some(UploadError::Broken(text)) => Error::new(Kind::RequestBroken).with_detail(text),
             None => error,
         }
