@@ -8,6 +8,7 @@ mod error;
 pub mod net;
 pub mod rejection;
 pub mod reply;
+mod request_form;
 mod secret;
 pub mod signal;
 // F1: pure decisions
