@@ -149,6 +149,7 @@ if (!server.direct) {
     console.log(`     ${((socket.bytesWritten ?? 0) / MIB).toFixed(1)} MiB were taken, the peak grew by ${(grown / MIB).toFixed(1)} MiB`);
     assert.match(got, /^HTTP\/1\.1 401 /);
     assert.ok(grown < 8 * MIB, `${grown} bytes`);
+    assert.ok(socket.bytesWritten < 24 * MIB, `${socket.bytesWritten} bytes were taken`);
     socket.destroy();
   });
   await check('a 50 MB body with a bad token by node\'s own client: 401, not a broken pipe', async () => {
