@@ -3,6 +3,7 @@
 //! `http::Extensions` allocates for every entry, so the layers share one entry instead of adding one each. A layer finds what an
 //! outer layer has written with [`RequestContext::of`]; what is missing there is a refusal, never a pass.
 
+mod connection;
 mod record;
 
 use std::{
@@ -12,7 +13,8 @@ use std::{
 
 use http::{Extensions, HeaderName};
 
-pub use record::{ClosedBy, Outcome, Record, RecordHandle};
+pub use connection::ConnectionInfo;
+pub use record::{CloseRecord, ClosedBy, Outcome, Record, RecordHandle};
 
 use crate::{egress::EgressPermit, limiter::RateLimitState, net::Target, tokens::Principal};
 
@@ -65,6 +67,7 @@ pub struct McpCall {
 /// The extension that the layers share.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
+    connection: Option<ConnectionInfo>,
     client: Option<ClientAddr>,
     principal: Option<Principal>,
     target: Option<Target>,
@@ -108,6 +111,7 @@ impl RequestContext {
         extensions.get_or_insert_default::<Self>()
     }
 
+    field!(connection take_connection set_connection connection: ConnectionInfo, "the connection it came by, from `serve`.");
     field!(client take_client set_client client: ClientAddr, "the client's address, from `ClientAddrLayer`.");
     field!(principal take_principal set_principal principal: Principal, "who is asking, from `ProxyTokenLayer` or a client certificate.");
     field!(target take_target set_target target: Target, "the parsed target, from `TargetLayer`.");
