@@ -27,7 +27,7 @@ use crate::{
     ConfigError,
     body::ResponseBody,
     concurrency_limit::Permit,
-    context::{Outcome, RequestContext},
+    context::RequestContext,
     egress::{EgressPermit, PolicyHandle},
     net::{Target, TargetStyle},
     rejection::{DEFAULT_PSEUDONYM, Rejection, RejectionKind},
