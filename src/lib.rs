@@ -29,6 +29,7 @@ pub mod denial_floor;
 pub mod proxy_token;
 pub mod rate_limit;
 pub mod request_line;
+pub mod request_head;
 pub mod response_limit;
 pub mod ssrf_guard;
 pub mod target;
