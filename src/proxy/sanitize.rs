@@ -333,7 +333,9 @@ mod tests {
             ("my_own.header", "stays"),
         ]);
         clean(&mut h, TargetStyle::Fixed).unwrap();
-        assert_eq!(h.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["my_own.header", "via"]);
+        let mut names: Vec<_> = h.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["my_own.header", "via"]);
     }
 
     #[test]
@@ -342,7 +344,9 @@ mod tests {
             [("origin", "https://a"), ("cookie", "a=b"), ("sec-fetch-site", "x"), ("sec-websocket-key", "k"), ("accept", "*/*")];
         let mut h = map(&lines);
         clean(&mut h, TargetStyle::Path).unwrap();
-        assert_eq!(h.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["sec-websocket-key", "accept", "via"]);
+        let mut names: Vec<_> = h.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "sec-websocket-key", "via"]);
         let mut h = map(&lines);
         clean(&mut h, TargetStyle::AbsoluteForm).unwrap();
         assert_eq!(h.len(), lines.len() + 1);

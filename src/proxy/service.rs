@@ -27,7 +27,7 @@ use crate::{
     ConfigError,
     body::ResponseBody,
     concurrency_limit::Permit,
-    context::{Outcome, RequestContext},
+    context::RequestContext,
     egress::{EgressPermit, PolicyHandle},
     net::{Target, TargetStyle},
     rejection::{DEFAULT_PSEUDONYM, Rejection, RejectionKind},
@@ -288,7 +288,7 @@ impl Config {
         let tenant = context.and_then(RequestContext::principal).map(|p| p.id().clone());
         let request = Request::from_parts(parts, body);
         let sent = self.upstream.send(permit, tenant.as_ref(), request).await;
-        let (mut response, info) = sent.map_err(|error| error.to_rejection())?;
+        let (mut response, info) = sent.map_err(|error| error.into_rejection())?;
         note(context, &info);
         let status = response.status();
         if status.as_u16() < 200 || status.as_u16() > 599 {
@@ -360,7 +360,7 @@ impl Config {
         let mut handshake = Request::new(Body::empty());
         *handshake.uri_mut() = Uri::from(target.path_and_query().clone());
         *handshake.headers_mut() = parts.headers;
-        let sent = self.upstream.upgrade(&permit, handshake).await.map_err(|error| error.to_rejection())?;
+        let sent = self.upstream.upgrade(&permit, handshake).await.map_err(|error| error.into_rejection())?;
         let (answer, conn, info) = match sent {
             Upgrade::Switched { response, conn, info } => (response, conn, info),
             Upgrade::Refused { mut response, info } => {
@@ -422,7 +422,7 @@ impl Config {
         let mut extensions = std::mem::take(&mut parts.extensions);
         let held = extensions.remove::<Permit>();
         let context = RequestContext::of(&extensions);
-        let (io, peer) = self.upstream.dial(permit).await.map_err(|error| error.to_rejection())?;
+        let (io, peer) = self.upstream.dial(permit).await.map_err(|error| error.into_rejection())?;
         if let Some(record) = context.and_then(RequestContext::record) {
             record.with(|r| {
                 r.dialed = Some(peer);

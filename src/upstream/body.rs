@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::drive::Shared;
+use crate::rejection::Rejection;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -29,10 +30,12 @@ enum Kind {
 }
 
 /// The client's side of an upload failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum UploadError {
     /// A limit of this server was reached.
     TooLarge,
+    /// An outer part of this server says how to answer: the body's error has a [`Rejection`] among its sources.
+    Rejected(Box<Rejection>),
     /// The client's framing is wrong, or it went away.
     Broken(Box<str>),
 }
@@ -143,11 +146,7 @@ impl HttpBody for Body {
                 }
                 Some(Err(error)) => {
                     let mut slot = shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner);
-                    *slot = Some(if is_length_limit(error.as_ref()) {
-                        UploadError::TooLarge
-                    } else {
-                        UploadError::Broken(error.to_string().into())
-                    });
+                    *slot = Some(classify(error.as_ref()));
                 }
                 None => shared.uploading.store(false, Ordering::Relaxed),
             }
@@ -172,15 +171,18 @@ impl HttpBody for Body {
     }
 }
 
-fn is_length_limit(error: &(dyn StdError + 'static)) -> bool {
+fn classify(error: &(dyn StdError + 'static)) -> UploadError {
     let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<crate::body_limit::LengthLimitError>() {
-            return true;
+    while let Some(cause) = next {
+        if cause.is::<crate::body_limit::LengthLimitError>() {
+            return UploadError::TooLarge;
         }
-        next = error.source();
+        if let Some(rejection) = cause.downcast_ref::<Rejection>() {
+            return UploadError::Rejected(Box::new(rejection.clone()));
+        }
+        next = cause.source();
     }
-    false
+    UploadError::Broken(error.to_string().into())
 }
 
 /// Fields that decide framing, routing or identity have no business in a trailer section (RFC 9110 §6.5.1).

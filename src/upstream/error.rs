@@ -9,13 +9,14 @@ use crate::{
 
 /// A request that got no response, or a response body that broke off.
 ///
-/// The wording is for the operator and not stable. [`Error::to_rejection`] gives the status and what the client may know.
+/// The wording is for the operator and not stable. [`Error::into_rejection`] gives the status and what the client may know.
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: Kind,
     detail: Option<Box<str>>,
     connect: Option<ConnectError>,
+    rejection: Option<Rejection>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,14 @@ pub(crate) enum Kind {
 
 impl Error {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self(Box::new(Inner { kind, detail: None, connect: None }))
+        Self(Box::new(Inner { kind, detail: None, connect: None, rejection: None }))
+    }
+
+    /// The request body failed with an answer of its own.
+    pub(crate) fn rejected(rejection: Rejection) -> Self {
+        let mut error = Self::new(Kind::RequestBroken);
+        error.0.rejection = Some(rejection);
+        error
     }
 
     pub(crate) fn with_detail(mut self, detail: impl Into<Box<str>>) -> Self {
@@ -74,14 +82,14 @@ impl Error {
     /// Whether the policy refused the target, or its name does not exist.
     #[must_use]
     pub fn is_denied(&self) -> bool {
-        self.0.kind == Kind::Denied || self.to_rejection().kind() == RejectionKind::Denied
+        self.0.kind == Kind::Denied || self.0.connect.as_ref().is_some_and(ConnectError::is_denied)
     }
 
     /// Whether a time limit was reached.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::HeadTimeout | Kind::Idle)
-            || matches!(self.to_rejection().kind(), RejectionKind::DnsTimeout | RejectionKind::ConnectTimeout)
+            || self.0.connect.as_ref().is_some_and(ConnectError::is_timeout)
     }
 
     /// Whether no connection could be opened.
@@ -92,11 +100,15 @@ impl Error {
 
     /// The answer to give: status, Proxy-Status error, and the detail for the operator.
     #[must_use]
-    pub fn to_rejection(&self) -> Rejection {
-        if let Some(connect) = &self.0.connect {
-            return connect.to_rejection();
+    pub fn into_rejection(self) -> Rejection {
+        let inner = *self.0;
+        if let Some(connect) = inner.connect {
+            return connect.into_rejection();
         }
-        let kind = match self.0.kind {
+        if let Some(rejection) = inner.rejection {
+            return rejection;
+        }
+        let kind = match inner.kind {
             Kind::Connect => RejectionKind::ConnectFailed,
             Kind::Denied => RejectionKind::Denied,
             Kind::MalformedTarget => RejectionKind::MalformedTarget,
@@ -109,8 +121,8 @@ impl Error {
             Kind::UpgradeFailed => RejectionKind::UpgradeFailed,
         };
         let rejection = Rejection::new(kind);
-        match &self.0.detail {
-            Some(detail) => rejection.with_detail(detail.clone()),
+        match inner.detail {
+            Some(detail) => rejection.with_detail(detail),
             None => rejection,
         }
     }
@@ -118,7 +130,7 @@ impl Error {
 
 impl From<ConnectError> for Error {
     fn from(error: ConnectError) -> Self {
-        Self(Box::new(Inner { kind: Kind::Connect, detail: None, connect: Some(error) }))
+        Self(Box::new(Inner { kind: Kind::Connect, detail: None, connect: Some(error), rejection: None }))
     }
 }
 

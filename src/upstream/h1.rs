@@ -25,7 +25,7 @@ use super::{
     drive::Shared,
     error::{Error, Kind},
 };
-use crate::connect::ConnectedStream;
+use crate::connect::ConnectedIo;
 
 /// What a target may send and how long it may take until its final header section is complete.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +43,12 @@ pub(crate) struct HeadLimits {
 /// A socket that counts what is read, so that endless interim responses are noticed.
 #[derive(Debug)]
 pub(crate) struct Counted {
-    io: ConnectedStream,
+    io: ConnectedIo,
     shared: Arc<Shared>,
 }
 
 impl Counted {
-    pub(crate) fn into_inner(self) -> ConnectedStream {
+    pub(crate) fn into_inner(self) -> ConnectedIo {
         self.io
     }
 }
@@ -139,7 +139,7 @@ pub(crate) struct Failed {
 }
 
 impl H1 {
-    pub(crate) async fn handshake(io: ConnectedStream, peer: SocketAddr, limits: &HeadLimits) -> Result<Self, Error> {
+    pub(crate) async fn handshake(io: ConnectedIo, peer: SocketAddr, limits: &HeadLimits) -> Result<Self, Error> {
         let shared = Arc::new(Shared::default());
         let io = TokioIo::new(Counted { io, shared: shared.clone() });
         let (tx, conn) = http1::Builder::new()
@@ -258,6 +258,7 @@ impl H1 {
     fn blame(&self, error: Error) -> Error {
         match self.shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(UploadError::TooLarge) => Error::new(Kind::RequestTooLarge),
+            Some(UploadError::Rejected(rejection)) => Error::rejected(*rejection),
             Some(UploadError::Broken(text)) => Error::new(Kind::RequestBroken).with_detail(text),
             None => error,
         }
@@ -309,7 +310,7 @@ impl H1 {
     }
 
     /// Gives up the HTTP part: the socket, and what was read beyond the response head.
-    pub(crate) fn into_io(self) -> (ConnectedStream, Bytes) {
+    pub(crate) fn into_io(self) -> (ConnectedIo, Bytes) {
         let parts = self.conn.into_parts();
         (parts.io.into_inner().into_inner(), parts.read_buf)
     }

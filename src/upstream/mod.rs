@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
-    connect::{Connected, ConnectedStream, GuardedConnector},
+    connect::{Connected, ConnectedIo, GuardedConnector},
     egress::{EgressPermit, PolicyHandle},
 };
 
@@ -107,7 +107,7 @@ impl Upstream {
     /// permit. `tenant` splits the pool: connections opened for one are never used for another.
     ///
     /// # Errors
-    /// [`Error`] says what failed; [`Error::to_rejection`] is the answer that a proxy gives.
+    /// [`Error`] says what failed; [`Error::into_rejection`] is the answer that a proxy gives.
     pub async fn send(
         &self,
         permit: &EgressPermit,
@@ -166,7 +166,7 @@ impl Upstream {
     }
 
     /// Opens a judged connection and nothing else: for `CONNECT`.
-    pub(crate) async fn dial(&self, permit: &EgressPermit) -> Result<(ConnectedStream, SocketAddr), Error> {
+    pub(crate) async fn dial(&self, permit: &EgressPermit) -> Result<(ConnectedIo, SocketAddr), Error> {
         let connected = self.0.connector.connect(permit, true).await?;
         Ok((connected.io, connected.peer))
     }
@@ -227,7 +227,7 @@ impl Inner {
         Ok(Response::from_parts(parts, body))
     }
 
-    async fn handshake_h2(&self, io: ConnectedStream) -> Result<http2::SendRequest<Body>, Error> {
+    async fn handshake_h2(&self, io: ConnectedIo) -> Result<http2::SendRequest<Body>, Error> {
         let (sender, conn) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(256 * 1024)

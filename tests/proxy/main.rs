@@ -7,5 +7,5 @@ mod support;
 mod websocket;
 
 fn connector() -> portcullis::connect::GuardedConnector {
-    portcullis::connect::GuardedConnector
+    portcullis::connect::GuardedConnector::builder().build().unwrap()
 }
