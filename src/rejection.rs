@@ -309,11 +309,7 @@ impl Rejection {
         };
         if self.public_detail().is_none() && self.violated.is_empty() {
             let status = self.kind.status();
-            return Bytes::from(format!(
-                r#"{{"type":"{kind}","title":"{}","status":{}}}"#,
-                self.kind.title(),
-                status.as_u16()
-            ));
+            return Bytes::from(format!(r#"{{"type":"{kind}","title":"{}","status":{}}}"#, self.kind.title(), status.as_u16()));
         }
         let mut doc = serde_json::Map::new();
         doc.insert("type".into(), kind.into());

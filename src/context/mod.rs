@@ -6,9 +6,12 @@
 mod connection;
 mod record;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use http::Extensions;
+use http::{Extensions, HeaderName};
 
 pub use connection::ConnectionInfo;
 pub use record::{CloseRecord, ClosedBy, Outcome, Record, RecordHandle};
@@ -72,6 +75,7 @@ pub struct RequestContext {
     rate_limit: Option<RateLimitState>,
     record: Option<RecordHandle>,
     mcp: Option<Box<McpCall>>,
+    credential_fields: Option<Arc<[HeaderName]>>,
 }
 
 macro_rules! field {
@@ -114,6 +118,11 @@ impl RequestContext {
     field!(permit take_permit set_permit permit: EgressPermit, "the permit to dial, from `SsrfGuardLayer`.");
     field!(rate_limit take_rate_limit set_rate_limit rate_limit: RateLimitState, "what is left of the quotas, from `RateLimitLayer`.");
     field!(record take_record set_record record: RecordHandle, "the open audit record, from `AuditLayer`.");
+
+    field!(
+        credential_fields take_credential_fields set_credential_fields credential_fields: Arc<[HeaderName]>,
+        "the fields that carry this server's own credentials. They are gone from the header section and may not be forwarded as trailers either."
+    );
 
     /// What is known of the JSON-RPC request.
     #[must_use]

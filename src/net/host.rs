@@ -14,6 +14,26 @@ pub enum Host {
 }
 
 impl Host {
+    /// Parses a host as a URL's authority would be: IDNA, letter case and the root dot are normalised, every spelling of an
+    /// address becomes the address. IPv6 may stand with or without brackets.
+    ///
+    /// # Errors
+    /// [`TargetError::HostTooLong`] and [`TargetError::Host`].
+    pub fn parse(raw: &str) -> Result<Self, TargetError> {
+        if raw.len() > super::target::MAX_HOST_LEN {
+            return Err(TargetError::HostTooLong);
+        }
+        if let Ok(ip) = raw.parse() {
+            return Ok(Self::Ip(ip));
+        }
+        match url::Host::parse(raw) {
+            Ok(url::Host::Ipv4(ip)) => Ok(Self::Ip(IpAddr::V4(ip))),
+            Ok(url::Host::Ipv6(ip)) => Ok(Self::Ip(IpAddr::V6(ip))),
+            Ok(url::Host::Domain(name)) => Name::parse_ascii(&name).map(Self::Name),
+            Err(_) => Err(TargetError::Host),
+        }
+    }
+
     /// The name, if it is one.
     #[must_use]
     pub fn name(&self) -> Option<&Name> {
@@ -62,7 +82,13 @@ impl Name {
         if raw.split('.').any(|label| label.is_empty() || label.len() > 63) {
             return Err(TargetError::HostTooLong);
         }
-        if !raw.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')) {
+        if !raw.bytes().all(|b| {
+            b.is_ascii_alphanumeric()
+                || matches!(
+                    b,
+                    b'-' | b'_' | b'.' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+                )
+        }) {
             return Err(TargetError::Host);
         }
         Ok(Self(raw.to_ascii_lowercase().into()))

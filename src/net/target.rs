@@ -161,6 +161,14 @@ impl Target {
     /// A [`TargetError`] says which part is not acceptable. Userinfo, fragments, control characters, backslashes in front of
     /// the path and over-long hosts are refused; nothing is repaired silently.
     pub fn parse(raw: &str) -> Result<Self, TargetError> {
+        Self::parse_with(raw, |scheme, authority| parse_origin(scheme, authority).map(Arc::new))
+    }
+
+    /// [`Self::parse`] where `origin` may know the authority already. It is asked with exactly what [`parse_origin`] takes.
+    pub(crate) fn parse_with(
+        raw: &str,
+        origin: impl FnOnce(Scheme, &str) -> Result<Arc<Origin>, TargetError>,
+    ) -> Result<Self, TargetError> {
         if raw.len() > MAX_URL_LEN {
             return Err(TargetError::TooLong);
         }
@@ -179,8 +187,8 @@ impl Target {
         if path.contains('#') {
             return Err(TargetError::Fragment);
         }
-        let origin = parse_origin(scheme, authority)?;
-        Ok(Self { origin: Arc::new(origin), path: parse_path(path)?, style: TargetStyle::default() })
+        let origin = origin(scheme, authority)?;
+        Ok(Self { origin, path: parse_path(path)?, style: TargetStyle::default() })
     }
 
     /// Parses the authority of a `CONNECT`: `host:port`, the port written out (RFC 9112 §3.2.3).
@@ -188,14 +196,21 @@ impl Target {
     /// # Errors
     /// A [`TargetError`] says which part is not acceptable.
     pub fn parse_connect(raw: &str) -> Result<Self, TargetError> {
+        Self::parse_connect_with(raw, |authority| parse_origin(Scheme::Connect, authority).map(Arc::new))
+    }
+
+    pub(crate) fn parse_connect_with(
+        raw: &str,
+        origin: impl FnOnce(&str) -> Result<Arc<Origin>, TargetError>,
+    ) -> Result<Self, TargetError> {
         if raw.len() > MAX_URL_LEN {
             return Err(TargetError::TooLong);
         }
         if raw.bytes().any(|b| b <= 0x20 || b == 0x7f || matches!(b, b'/' | b'?' | b'#' | b'\\')) {
             return Err(TargetError::Host);
         }
-        let origin = parse_origin(Scheme::Connect, raw)?;
-        Ok(Self { origin: Arc::new(origin), path: PathAndQuery::from_static("/"), style: TargetStyle::Connect })
+        let origin = origin(raw)?;
+        Ok(Self { origin, path: PathAndQuery::from_static("/"), style: TargetStyle::Connect })
     }
 
     /// The same target, noted as named in `style`.
@@ -265,7 +280,7 @@ impl FromStr for Target {
     }
 }
 
-fn parse_origin(scheme: Scheme, authority: &str) -> Result<Origin, TargetError> {
+pub(crate) fn parse_origin(scheme: Scheme, authority: &str) -> Result<Origin, TargetError> {
     if authority.is_empty() {
         return Err(TargetError::Host);
     }
@@ -316,15 +331,12 @@ fn parse_path(raw: &str) -> Result<PathAndQuery, TargetError> {
     if raw.is_empty() {
         return Ok(PathAndQuery::from_static("/"));
     }
-    let bytes = if raw.starts_with('/') {
-        Bytes::copy_from_slice(raw.as_bytes())
-    } else {
-        Bytes::from(format!("/{raw}"))
-    };
-    if bytes.is_ascii() && !bytes.contains(&b' ') {
-        if let Ok(path) = PathAndQuery::from_maybe_shared(bytes.clone()) {
-            return Ok(path);
-        }
+    let bytes = if raw.starts_with('/') { Bytes::copy_from_slice(raw.as_bytes()) } else { Bytes::from(format!("/{raw}")) };
+    if bytes.is_ascii()
+        && !bytes.contains(&b' ')
+        && let Ok(path) = PathAndQuery::from_maybe_shared(bytes.clone())
+    {
+        return Ok(path);
     }
     // Only text that no request line can carry gets here (spaces, non-ASCII, `<`, …): percent-encoded as a browser would.
     let text = std::str::from_utf8(&bytes).map_err(|_| TargetError::Path)?;
@@ -428,7 +440,8 @@ mod tests {
 
     #[test]
     fn odd_spellings_of_addresses_become_addresses() {
-        for s in ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "１２７.0.0.1", "127。0。0。1", "%31%32%37.1"] {
+        for s in ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "１２７.0.0.1", "127。0。0。1", "%31%32%37.1"]
+        {
             assert_eq!(t(&format!("http://{s}/")).host(), &Host::Ip("127.0.0.1".parse().unwrap()), "{s}");
         }
     }

@@ -1,0 +1,206 @@
+//! One named policy, and the set a layer asks.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use super::fields::{self, Answers, Fields};
+use crate::{
+    ConfigError,
+    limiter::{Ask, Batch, ByClient, Key, KeyExtractor, MAX_POLICIES, PolicyId, Quota, RequestView},
+    rejection::{Rejection, RejectionKind},
+};
+
+type Cost = Arc<dyn Fn(&RequestView<'_>) -> u64 + Send + Sync>;
+type Condition = Arc<dyn Fn(&RequestView<'_>) -> bool + Send + Sync>;
+pub(super) type Amendment = Arc<dyn Fn(&Used) -> u64 + Send + Sync>;
+
+/// What an answer has cost in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// The answer's status.
+    pub status: StatusCode,
+    /// Bytes of body that were sent.
+    pub bytes: u64,
+}
+
+/// A named quota: how much, whose, at what cost, and when.
+#[derive(Clone)]
+pub struct Policy {
+    pub(super) id: PolicyId,
+    pub(super) quota: Quota,
+    pub(super) key: Arc<dyn KeyExtractor>,
+    cost: Option<Cost>,
+    when: Option<Condition>,
+    unless: Option<Condition>,
+    pub(super) amend: Option<Amendment>,
+    pub(super) shadow: bool,
+    pub(super) unit: &'static str,
+}
+
+impl Policy {
+    /// A policy of one unit a request, keyed by client.
+    ///
+    /// # Errors
+    /// When the name cannot be sent to clients (see [`PolicyId::new`]).
+    pub fn new(name: impl Into<Arc<str>>, quota: Quota) -> Result<Self, ConfigError> {
+        Ok(Self::of(PolicyId::new(name)?, quota))
+    }
+
+    /// A policy over the bytes of answers: a request costs nothing beforehand and, when its answer has ended, as many units as
+    /// the body had bytes. It refuses while there is a debt.
+    ///
+    /// # Errors
+    /// When the name cannot be sent to clients.
+    pub fn response_bytes(name: impl Into<Arc<str>>, quota: Quota) -> Result<Self, ConfigError> {
+        let mut policy = Self::new(name, quota)?.cost(|_| 0).amend(|used| used.bytes);
+        policy.unit = "content-bytes";
+        Ok(policy)
+    }
+
+    pub(super) fn of(id: PolicyId, quota: Quota) -> Self {
+        Self { id, quota, key: Arc::new(ByClient), cost: None, when: None, unless: None, amend: None, shadow: false, unit: "" }
+    }
+
+    /// Whose quota it is.
+    #[must_use]
+    pub fn key(mut self, key: impl KeyExtractor) -> Self {
+        self.key = Arc::new(key);
+        self
+    }
+
+    /// How many units a request takes; 1 unless said otherwise. 0 looks without taking.
+    #[must_use]
+    pub fn cost(mut self, cost: impl Fn(&RequestView<'_>) -> u64 + Send + Sync + 'static) -> Self {
+        self.cost = Some(Arc::new(cost));
+        self
+    }
+
+    /// Units that are taken in addition when the answer's body has ended or was dropped.
+    #[must_use]
+    pub fn amend(mut self, amend: impl Fn(&Used) -> u64 + Send + Sync + 'static) -> Self {
+        self.amend = Some(Arc::new(amend));
+        self
+    }
+
+    /// Asks this policy only about such requests.
+    #[must_use]
+    pub fn when(mut self, condition: impl Fn(&RequestView<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.when = Some(Arc::new(condition));
+        self
+    }
+
+    /// Exempts such requests from this policy.
+    #[must_use]
+    pub fn unless(mut self, condition: impl Fn(&RequestView<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.unless = Some(Arc::new(condition));
+        self
+    }
+
+    /// Counts, and never refuses.
+    #[must_use]
+    pub fn shadow(mut self, shadow: bool) -> Self {
+        self.shadow = shadow;
+        self
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.id.name()
+    }
+
+    /// The quota.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    fn applies(&self, request: &RequestView<'_>) -> bool {
+        self.when.as_ref().is_none_or(|when| when(request)) && !self.unless.as_ref().is_some_and(|unless| unless(request))
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("name", &self.id)
+            .field("quota", &self.quota)
+            .field("shadow", &self.shadow)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The policies of a layer, with everything that can be written beforehand.
+#[derive(Debug)]
+pub(super) struct PolicySet {
+    pub(super) policies: Box<[Policy]>,
+    pub(super) fields: Fields,
+    pub(super) amends: bool,
+    /// `RateLimit-Policy` of all policies that are shown.
+    policy_field: Option<HeaderValue>,
+    /// The problem document of each policy alone.
+    problems: Box<[Bytes]>,
+}
+
+impl PolicySet {
+    pub(super) fn check(policies: &[Policy]) -> Result<(), ConfigError> {
+        let names = || policies.iter().map(Policy::name).collect::<Vec<_>>().join(", ");
+        if policies.is_empty() {
+            return Err(ConfigError::new("", "a rate limit has at least one policy"));
+        }
+        if policies.len() > MAX_POLICIES {
+            return Err(ConfigError::new(names(), format!("a rate limit has at most {MAX_POLICIES} policies")));
+        }
+        let twice = policies.iter().enumerate().find(|(i, p)| policies.iter().take(*i).any(|q| q.id == p.id));
+        match twice {
+            Some((_, policy)) => Err(ConfigError::new(policy.name(), "two policies of one layer have the same name")),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn new(policies: Vec<Policy>, fields: Fields) -> Self {
+        let problem =
+            |p: &Policy| Rejection::new(RejectionKind::RateLimited).with_violated_policies([p.name().into()]).problem_json();
+        Self {
+            fields,
+            amends: policies.iter().any(|p| p.amend.is_some()),
+            policy_field: fields::join(policies.iter().filter(|p| !p.shadow).map(fields::policy_member)),
+            problems: policies.iter().map(problem).collect(),
+            policies: policies.into(),
+        }
+    }
+
+    pub(super) fn problem(&self, place: usize) -> Option<&Bytes> {
+        self.problems.get(place)
+    }
+
+    /// `RateLimit-Policy` of the policies that were asked.
+    pub(super) fn policy_field(&self, answers: &Answers) -> Option<HeaderValue> {
+        let mut shown = self.policies.iter().zip(answers).filter(|(p, _)| !p.shadow);
+        if shown.clone().all(|(_, answer)| answer.is_some()) {
+            return self.policy_field.clone();
+        }
+        fields::join(shown.by_ref().filter(|(_, answer)| answer.is_some()).map(|(p, _)| fields::policy_member(p)))
+    }
+
+    /// The questions about one request, and which policies they come from. Pure: nothing is taken here.
+    pub(super) fn ask<'a>(&'a self, request: &RequestView<'_>, batch: &mut Batch<'a>) -> Result<u8, Rejection> {
+        let mut mask = 0;
+        for (place, policy) in self.policies.iter().enumerate() {
+            if !policy.applies(request) {
+                continue;
+            }
+            let mut key = Key::new();
+            policy.key.extract(request, &mut key).map_err(|missing| {
+                Rejection::new(RejectionKind::Misconfigured).with_detail(format!("rate limit `{}`: {missing}", policy.name()))
+            })?;
+            let cost = policy.cost.as_ref().map_or(1, |cost| cost(request));
+            if batch.push(Ask { policy: &policy.id, quota: policy.quota, key, cost, shadow: policy.shadow, decision: None }) {
+                mask |= 1 << place;
+            }
+        }
+        Ok(mask)
+    }
+}

@@ -1,0 +1,78 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, request::Parts};
+use tower_service::Service;
+
+use super::{ResponseFuture, TargetExtractor, layer::Shared};
+use crate::{
+    body::ResponseBody,
+    context::RequestContext,
+    net::{Target, TargetError},
+    rejection::{Rejection, RejectionKind},
+};
+
+/// The service of [`TargetLayer`](super::TargetLayer).
+pub struct TargetService<S, X> {
+    inner: S,
+    shared: Arc<Shared<X>>,
+}
+
+impl<S, X> TargetService<S, X> {
+    pub(super) fn new(inner: S, shared: Arc<Shared<X>>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S: Clone, X> Clone for TargetService<S, X> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S: fmt::Debug, X> fmt::Debug for TargetService<S, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TargetService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// The answer to a target that is not one.
+fn malformed(error: TargetError) -> Rejection {
+    Rejection::new(RejectionKind::MalformedTarget).with_public_detail(error.to_string()).with_detail(error.as_str())
+}
+
+fn remember(parts: &mut Parts, target: Target) {
+    let context = RequestContext::of_mut(&mut parts.extensions);
+    if let Some(record) = context.record() {
+        record.with(|r| r.target = Some(target.clone()));
+    }
+    context.set_target(target);
+}
+
+impl<S, X, B, ResBody> Service<Request<B>> for TargetService<S, X>
+where
+    S: Service<Request<B>, Response = Response<ResBody>>,
+    X: TargetExtractor,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        match self.shared.extractor.extract(&mut parts, &self.shared.parser) {
+            Ok(target) => {
+                remember(&mut parts, target);
+                ResponseFuture::inner(self.inner.call(Request::from_parts(parts, body)))
+            }
+            Err(error) => ResponseFuture::refused(malformed(error)),
+        }
+    }
+}
