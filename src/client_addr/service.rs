@@ -23,7 +23,9 @@ pub struct ClientAddrService<S> {
 impl ClientAddrLayer {
     fn decide<B>(&self, request: &Request<B>) -> Result<ClientAddr, Rejection> {
         let peer = (self.peer)(request.extensions()).ok_or_else(|| {
-            Rejection::new(RejectionKind::Misconfigured).with_reason("no_peer_address").with_detail("the server sets no peer address")
+            Rejection::new(RejectionKind::Misconfigured)
+                .with_reason("no_peer_address")
+                .with_detail("the server sets no peer address")
         })?;
         Ok(forwarded::client_addr(peer, request.headers(), self.field, &self.trusted))
     }

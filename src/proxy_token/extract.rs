@@ -1,6 +1,9 @@
 //! Takes the credential out of a request: a pure function on its head.
 
-use base64::{Engine as _, prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD}};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header, header::Entry};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
@@ -96,8 +99,8 @@ impl Extracted {
 
     /// Takes the carrier entries out of `Sec-WebSocket-Protocol`; the other entries stay in their order.
     fn take_protocol(&mut self, headers: &mut HeaderMap, prefix: &str) -> bool {
-        let carries = |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), prefix.as_bytes()).is_some();
-        if !headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().any(carries) {
+        let is_one = |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), prefix.as_bytes()).is_some();
+        if !headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().any(is_one) {
             return false;
         }
         let mut two = false;
@@ -200,17 +203,22 @@ mod tests {
 
         let (request, found) = token(Request::get("/").header("proxy-authorization", "bearer T"));
         assert_eq!((found.as_deref(), request.headers().len()), (Some("T"), 0));
-        let (request, found) = token(Request::get("/").header("Proxy-Authorization", format!("BASIC {}", BASE64_STANDARD.encode("user:T:x"))));
+        let (request, found) =
+            token(Request::get("/").header("Proxy-Authorization", format!("BASIC {}", BASE64_STANDARD.encode("user:T:x"))));
         assert_eq!((found.as_deref(), request.headers().len()), (Some("T:x"), 0));
 
         let (request, found) = token(upgrade("/ws?a=1&proxy_token=T&mcp_server_url=http://x/?y"));
         assert_eq!((found.as_deref(), request.uri().to_string().as_str()), (Some("T"), "/ws?a=1&mcp_server_url=http://x/?y"));
-        let (request, found) = token(Request::get("/x?proxy_token=T").header("accept", "application/json, Text/Event-Stream;q=1"));
+        let (request, found) =
+            token(Request::get("/x?proxy_token=T").header("accept", "application/json, Text/Event-Stream;q=1"));
         assert_eq!((found.as_deref(), request.uri().to_string().as_str()), (Some("T"), "/x"));
 
         let carrier = format!("base64url.bearer.authorization.portcullis.{}", BASE64_URL_SAFE_NO_PAD.encode("T"));
         let (request, found) = token(upgrade("/ws").header("sec-websocket-protocol", format!("chat, {carrier},mcp")));
-        assert_eq!((found.as_deref(), &request.headers()["sec-websocket-protocol"]), (Some("T"), &HeaderValue::from_static("chat, mcp")));
+        assert_eq!(
+            (found.as_deref(), &request.headers()["sec-websocket-protocol"]),
+            (Some("T"), &HeaderValue::from_static("chat, mcp"))
+        );
         let (request, out) = run(upgrade("/ws").header("sec-websocket-protocol", &carrier));
         let out = out.unwrap();
         assert!(!request.headers().contains_key("sec-websocket-protocol"));
@@ -223,7 +231,8 @@ mod tests {
 
     #[test]
     fn a_query_token_counts_on_upgrades_and_event_streams_only() {
-        for builder in [Request::get("/x?proxy_token=T"), Request::post("/x?proxy_token=T").header("accept", "text/event-stream")] {
+        for builder in [Request::get("/x?proxy_token=T"), Request::post("/x?proxy_token=T").header("accept", "text/event-stream")]
+        {
             let (request, out) = run(builder);
             let out = out.unwrap();
             assert!(out.credential.is_none() && out.query_not_allowed);
@@ -237,7 +246,8 @@ mod tests {
 
     #[test]
     fn two_credentials_are_malformed_and_one_twice_is_one() {
-        let same = Request::get("/").header("x-proxy-token", "T").header("x-proxy-token", "T").header("proxy-authorization", "Bearer T");
+        let same =
+            Request::get("/").header("x-proxy-token", "T").header("x-proxy-token", "T").header("proxy-authorization", "Bearer T");
         assert_eq!(token(same).1.as_deref(), Some("T"));
         for builder in [
             Request::get("/").header("x-proxy-token", "T").header("x-proxy-token", "U"),
@@ -247,7 +257,10 @@ mod tests {
         ] {
             let (request, out) = run(builder);
             assert_eq!(out.err().unwrap().reason(), "two_credentials");
-            assert!(request.headers().keys().all(|k| k != "x-proxy-token") && !request.uri().to_string().contains('T'), "removed even so");
+            assert!(
+                request.headers().keys().all(|k| k != "x-proxy-token") && !request.uri().to_string().contains('T'),
+                "removed even so"
+            );
         }
         assert_eq!(token(Request::get("/").header("x-proxy-token", "").header("x-proxy-token", "T")).1.as_deref(), Some("T"));
     }

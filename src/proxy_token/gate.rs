@@ -92,7 +92,8 @@ impl FailureGate for FailureLimit {
         let (now, step) = (self.now(), micros(self.every));
         let most = now.saturating_add(step.saturating_mul(u64::from(self.burst)));
         for slot in self.slots(client) {
-            let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| Some(until.max(now).saturating_add(step).min(most)));
+            let _ = slot
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| Some(until.max(now).saturating_add(step).min(most)));
         }
     }
 }
@@ -129,7 +130,8 @@ mod tests {
     fn a_network_has_its_burst_and_then_waits() {
         let clock = ManualClock::default();
         let gate = FailureLimit::with(3, Duration::from_secs(2)).clock(clock.clone());
-        let (one, neighbour, other) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let (one, neighbour, other) =
+            ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap(), "192.0.2.1".parse().unwrap());
         for _ in 0..3 {
             assert_eq!(gate.admit(one), Ok(()));
             gate.failed(one);

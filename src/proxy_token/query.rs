@@ -82,7 +82,9 @@ mod tests {
 
     #[test]
     fn other_names_are_the_targets() {
-        for text in ["/x", "/x?", "/x?Proxy_Token=T", "/x?proxy%5Ftoken=T", "/x?my_proxy_token=T&proxy_token2=T", "/x?a?proxy_token=T"] {
+        for text in
+            ["/x", "/x?", "/x?Proxy_Token=T", "/x?proxy%5Ftoken=T", "/x?my_proxy_token=T&proxy_token2=T", "/x?a?proxy_token=T"]
+        {
             let mut uri: Uri = text.parse().unwrap();
             assert!(take(&mut uri, "proxy_token").is_none());
             assert_eq!(uri.to_string(), text);

@@ -91,9 +91,8 @@ impl<T: TokenStore> Config<T> {
         let Some(client) = client else {
             return Err(Rejection::new(RejectionKind::Misconfigured).with_reason("no_client_address"));
         };
-        gate.admit(client).map_err(|wait| {
-            Rejection::new(RejectionKind::RateLimited).with_reason("failed_attempts").with_retry_after(wait)
-        })
+        gate.admit(client)
+            .map_err(|wait| Rejection::new(RejectionKind::RateLimited).with_reason("failed_attempts").with_retry_after(wait))
     }
 
     /// Judges what the store has answered and, if it is good, says who it is.
@@ -153,7 +152,9 @@ impl<T: TokenStore> Config<T> {
 }
 
 fn unavailable() -> Rejection {
-    Rejection::new(RejectionKind::Saturated).with_reason("token_store_unavailable").with_retry_after(std::time::Duration::from_secs(1))
+    Rejection::new(RejectionKind::Saturated)
+        .with_reason("token_store_unavailable")
+        .with_retry_after(std::time::Duration::from_secs(1))
 }
 
 fn accept<B>(request: &mut Request<B>, principal: Principal) {

@@ -30,7 +30,14 @@ impl TokenSource {
     /// If it is not a field name, or one that has a meaning of its own.
     pub fn header(name: &str) -> Result<Self, ConfigError> {
         let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| ConfigError::new(name, "not a field name"))?;
-        let taken = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::HOST, header::COOKIE, header::CONNECTION, header::UPGRADE];
+        let taken = [
+            header::AUTHORIZATION,
+            header::PROXY_AUTHORIZATION,
+            header::HOST,
+            header::COOKIE,
+            header::CONNECTION,
+            header::UPGRADE,
+        ];
         if taken.contains(&parsed) || parsed.as_str().starts_with("sec-") {
             return Err(ConfigError::new(name, "this field has a meaning of its own"));
         }

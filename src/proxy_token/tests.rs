@@ -22,7 +22,8 @@ fn start() -> SystemTime {
 }
 
 fn tokens() -> StaticTokens {
-    let record = |id: &str, text: &str| TokenRecord::new(id).unwrap().with_hash(TokenHasher::plain().weak(text).unwrap()).unwrap();
+    let record =
+        |id: &str, text: &str| TokenRecord::new(id).unwrap().with_hash(TokenHasher::plain().weak(text).unwrap()).unwrap();
     let records = [record("ci", TOKEN), record("off", "disabled").disabled(true), record("old", "expired").expires(start())];
     StaticTokens::new(TokenHasher::plain(), records).unwrap()
 }
@@ -93,7 +94,10 @@ async fn a_good_token_passes_and_is_gone() {
         } else {
             send(ProxyTokenLayer::new(tokens()), request).await
         };
-        assert_eq!((out.response.status().as_u16(), out.principal().as_deref(), out.token.as_deref()), (200, Some("ci"), Some("ci")));
+        assert_eq!(
+            (out.response.status().as_u16(), out.principal().as_deref(), out.token.as_deref()),
+            (200, Some("ci"), Some("ci"))
+        );
         let parts = out.inner.unwrap();
         assert!(parts.headers.is_empty());
         let context = RequestContext::of(&parts.extensions).unwrap();
@@ -186,7 +190,11 @@ async fn failed_attempts_are_limited_before_the_store_is_asked() {
 
     let probe = Probe::default();
     let out = layer.layer(probe.handle()).oneshot(with_token(TOKEN)).await.unwrap();
-    assert_eq!(out.extensions().get::<Rejection>().unwrap().kind(), RejectionKind::Misconfigured, "the gate needs the client's address");
+    assert_eq!(
+        out.extensions().get::<Rejection>().unwrap().kind(),
+        RejectionKind::Misconfigured,
+        "the gate needs the client's address"
+    );
 }
 
 #[tokio::test]

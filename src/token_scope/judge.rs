@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn fields_have_to_agree_with_the_body() {
         let scopes = TokenScopes::new().tools(["echo", "é"]).unwrap();
-        let ok = |fields: &[(&'static str, &str)]| verdict(&scopes, r#"{"method":"tools/call","params":{"name":"echo"}}"#, fields);
+        let ok =
+            |fields: &[(&'static str, &str)]| verdict(&scopes, r#"{"method":"tools/call","params":{"name":"echo"}}"#, fields);
         assert!(ok(&[("mcp-method", "tools/call"), ("mcp-name", "echo")]));
         assert!(ok(&[("mcp-method", "tools/call"), ("mcp-name", "=?base64?ZWNobw==?=")]));
         assert!(!ok(&[("mcp-method", "tools/list")]) && !ok(&[("mcp-method", "tools/call"), ("mcp-name", "é")]));
@@ -184,7 +185,9 @@ mod tests {
             is_plain_utf8(&headers)
         };
         assert!(plain("content-type", "application/json") && plain("content-type", "application/json; charset=\"UTF-8\""));
-        assert!(!plain("content-type", "application/json; charset=utf-7") && !plain("content-type", "text/plain;charset = utf-16"));
+        assert!(
+            !plain("content-type", "application/json; charset=utf-7") && !plain("content-type", "text/plain;charset = utf-16")
+        );
         assert!(!plain("content-encoding", "gzip") && plain("content-encoding", "identity"));
     }
 }

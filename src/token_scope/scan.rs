@@ -383,10 +383,19 @@ mod tests {
     #[test]
     fn method_and_name_are_found_wherever_they_stand() {
         let call = pair("tools/call", "echo");
-        assert_eq!(one(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"name":"x"}}}"#), call);
-        assert_eq!(one(r#" { "params" : { "arguments":{"name":"rm"} , "name" : "echo" } , "id":null,"method":"tools\/call" }"#), call);
+        assert_eq!(
+            one(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"name":"x"}}}"#),
+            call
+        );
+        assert_eq!(
+            one(r#" { "params" : { "arguments":{"name":"rm"} , "name" : "echo" } , "id":null,"method":"tools\/call" }"#),
+            call
+        );
         assert_eq!(one(r#"{"\u006dethod":"t\u006fols/call","params":{"n\u0061me":"ech\u006F"}}"#), call);
-        assert_eq!(one(r#"{"x":{"method":"a"},"y":["method",{"params":{"name":"b"}}],"method":"ping"}"#), (Some("ping".into()), None));
+        assert_eq!(
+            one(r#"{"x":{"method":"a"},"y":["method",{"params":{"name":"b"}}],"method":"ping"}"#),
+            (Some("ping".into()), None)
+        );
         assert_eq!(one(r#"{"method":"x","params":{"name":"\ud83d\ude00"}}"#), pair("x", "\u{1F600}"));
         assert_eq!(one(r#"{"method":"x","params":[1,{"name":"q"}]}"#), (Some("x".into()), None));
         assert_eq!(one(r#"{"method":"x","params":{"name":7}}"#), (Some("x".into()), None));
@@ -445,9 +454,15 @@ mod tests {
     }
 
     fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<f64>().prop_map(Value::from), ".{0,12}".prop_map(Value::from)];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from)
+        ];
         leaf.prop_recursive(3, 24, 4, |inner| {
-            let key = prop_oneof![Just("method".to_owned()), Just("name".to_owned()), Just("params".to_owned()), "[a-z\\\\\"é😀]{0,6}"];
+            let key =
+                prop_oneof![Just("method".to_owned()), Just("name".to_owned()), Just("params".to_owned()), "[a-z\\\\\"é😀]{0,6}"];
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
                 prop::collection::btree_map(key, inner, 0..4).prop_map(|m| m.into_iter().collect::<Value>()),

@@ -46,13 +46,19 @@ fn request<B>(builder: Builder, scopes: TokenScopes, target: &str, body: B) -> R
 }
 
 async fn status(builder: Builder, scopes: TokenScopes, target: &str) -> u16 {
-    let response = TokenScopeLayer::new().layer(Probe::default()).oneshot(request(builder, scopes, target, Full::<Bytes>::default())).await.unwrap();
+    let response = TokenScopeLayer::new()
+        .layer(Probe::default())
+        .oneshot(request(builder, scopes, target, Full::<Bytes>::default()))
+        .await
+        .unwrap();
     response.status().as_u16()
 }
 
 #[tokio::test]
 async fn targets_methods_and_websockets() {
-    let scopes = || TokenScopes::new().targets(["https://*.example.com/mcp/*"]).unwrap().methods(["GET", "POST"]).unwrap().websocket(false);
+    let scopes = || {
+        TokenScopes::new().targets(["https://*.example.com/mcp/*"]).unwrap().methods(["GET", "POST"]).unwrap().websocket(false)
+    };
     let good = "https://a.example.com/mcp/x";
     assert_eq!(status(Request::get("/"), scopes(), good).await, 200);
     assert_eq!(status(Request::delete("/"), scopes(), good).await, 403);
@@ -62,9 +68,17 @@ async fn targets_methods_and_websockets() {
     assert_eq!(status(upgrade(), scopes(), good).await, 403);
     assert_eq!(status(Request::get("/"), scopes(), "wss://a.example.com/mcp/x").await, 403);
     assert_eq!(status(upgrade(), scopes().websocket(true), good).await, 200);
-    assert_eq!(status(upgrade(), scopes().websocket(true).tools(["echo"]).unwrap(), good).await, 403, "a tunnel cannot be looked into");
+    assert_eq!(
+        status(upgrade(), scopes().websocket(true).tools(["echo"]).unwrap(), good).await,
+        403,
+        "a tunnel cannot be looked into"
+    );
     assert_eq!(status(Request::delete("/"), TokenScopes::new(), "http://elsewhere.example/").await, 200);
-    assert_eq!(status(Request::get("/"), TokenScopes::new().tools(["echo"]).unwrap(), good).await, 200, "an event stream carries no call");
+    assert_eq!(
+        status(Request::get("/"), TokenScopes::new().tools(["echo"]).unwrap(), good).await,
+        200,
+        "an event stream carries no call"
+    );
 }
 
 #[tokio::test]
@@ -98,7 +112,11 @@ async fn post(scopes: TokenScopes, frames: Vec<Bytes>) -> (u16, &'static str, Op
             }
         })
     };
-    let response = TokenScopeLayer::new().layer(inner).oneshot(request(Request::post("/"), scopes, "https://a.example/", Frames(frames))).await.unwrap();
+    let response = TokenScopeLayer::new()
+        .layer(inner)
+        .oneshot(request(Request::post("/"), scopes, "https://a.example/", Frames(frames)))
+        .await
+        .unwrap();
     let reason = response.extensions().get::<Rejection>().map_or("", Rejection::reason);
     let seen = seen.lock().unwrap().take();
     (response.status().as_u16(), reason, seen)

@@ -66,7 +66,8 @@ impl LiveToken {
     /// [`Self::superseded_by`] ends the rest once the new record is in force.
     #[must_use]
     pub fn successor(&self, record: TokenRecord) -> Self {
-        let same_rights = !record.is_disabled() && record.scopes() == self.record.scopes() && record.tenant() == self.record.tenant();
+        let same_rights =
+            !record.is_disabled() && record.scopes() == self.record.scopes() && record.tenant() == self.record.tenant();
         Self::build(record, |hash| {
             // A trigger that has fired stays fired: a token that comes back (a later expiry, say) needs a new one.
             let keeps = |c: &&Credential| same_rights && c.hash.digest() == hash.digest() && c.trigger.signal().get().is_none();
@@ -146,7 +147,9 @@ impl LiveToken {
 /// The stand-in that is compared where a store has found nothing.
 static DUMMY: LazyLock<LiveToken> = LazyLock::new(|| {
     let hash = TokenHash::new(TokenDigest::from_bytes([0xA5; 32]));
-    LiveToken::new(TokenRecord::new("dummy").and_then(|r| r.with_hash(hash)).unwrap_or_else(|_| unreachable!("a constant record")))
+    LiveToken::new(
+        TokenRecord::new("dummy").and_then(|r| r.with_hash(hash)).unwrap_or_else(|_| unreachable!("a constant record")),
+    )
 });
 
 /// Whether what a store has found lets this digest in at `now`.

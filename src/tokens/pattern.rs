@@ -58,8 +58,12 @@ impl TargetPattern {
             return Ok(Self { text: text.into(), scheme: None, host, ports, path });
         }
         let (scheme, rest) = match text.split_once("://") {
-            Some((scheme, rest)) => (parse_scheme(scheme).ok_or_else(|| fail("the scheme is not http, https, ws, wss, connect or *"))?, rest),
             None => (None, text),
+            Some(("*", rest)) => (None, rest),
+            Some((scheme, rest)) => {
+                let scheme = parse_scheme(scheme).ok_or_else(|| fail("the scheme is not http, https, ws, wss, connect or *"))?;
+                (Some(scheme), rest)
+            }
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = match authority.rsplit_once(':') {
@@ -82,7 +86,10 @@ impl TargetPattern {
     /// Whether the target is one of these.
     #[must_use]
     pub fn matches(&self, target: &Target) -> bool {
-        self.scheme_matches(target.scheme()) && self.host_matches(target.host()) && self.port_matches(target) && self.path_matches(target)
+        self.scheme_matches(target.scheme())
+            && self.host_matches(target.host())
+            && self.port_matches(target)
+            && self.path_matches(target)
     }
 
     fn scheme_matches(&self, scheme: Scheme) -> bool {
@@ -141,7 +148,9 @@ impl fmt::Debug for TargetPattern {
 #[must_use]
 pub fn path_is_ambiguous(path: &str) -> bool {
     let bytes = path.as_bytes();
-    let escapes = |code: &[u8]| bytes.windows(3).any(|w| w.first() == Some(&b'%') && w.get(1..).is_some_and(|c| c.eq_ignore_ascii_case(code)));
+    let escapes = |code: &[u8]| {
+        bytes.windows(3).any(|w| w.first() == Some(&b'%') && w.get(1..).is_some_and(|c| c.eq_ignore_ascii_case(code)))
+    };
     memchr::memchr(b'\\', bytes).is_some() || escapes(b"2f") || escapes(b"5c") || path.split('/').any(is_dot_segment)
 }
 
@@ -161,16 +170,9 @@ fn is_dot_segment(segment: &str) -> bool {
     dots == 1 || dots == 2
 }
 
-fn parse_scheme(text: &str) -> Option<Option<Scheme>> {
-    Some(Some(match text {
-        "*" => return Some(None),
-        "http" => Scheme::Http,
-        "https" => Scheme::Https,
-        "ws" => Scheme::Ws,
-        "wss" => Scheme::Wss,
-        "connect" => Scheme::Connect,
-        _ => return None,
-    }))
+fn parse_scheme(text: &str) -> Option<Scheme> {
+    let all = [Scheme::Http, Scheme::Https, Scheme::Ws, Scheme::Wss, Scheme::Connect];
+    all.into_iter().find(|scheme| scheme.as_str() == text)
 }
 
 fn parse_host(text: &str) -> Option<HostPattern> {
@@ -252,8 +254,16 @@ mod tests {
     #[test]
     fn a_path_that_could_be_read_otherwise_matches_no_path_pattern() {
         for path in [
-            "/mcp/../admin", "/mcp/./x", "/mcp/%2e%2E/admin", "/mcp/.%2e/x", "/mcp/..", "/mcp/a%2fb", "/mcp/a%5Cb", "/mcp/a\\b",
-            "/mcp/..;x=1/admin", "/mcp/%2E",
+            "/mcp/../admin",
+            "/mcp/./x",
+            "/mcp/%2e%2E/admin",
+            "/mcp/.%2e/x",
+            "/mcp/..",
+            "/mcp/a%2fb",
+            "/mcp/a%5Cb",
+            "/mcp/a\\b",
+            "/mcp/..;x=1/admin",
+            "/mcp/%2E",
         ] {
             assert!(path_is_ambiguous(path), "{path}");
             assert!(!hits("https://a.example/mcp/*", &format!("https://a.example{path}")), "{path}");
@@ -275,8 +285,22 @@ mod tests {
     #[test]
     fn nonsense_is_not_a_pattern() {
         for text in [
-            "", "ftp://a", "https://", "https://*a.example", "https://a.*", "https://a.example:0", "https://a.example:9-1", "https://a:x",
-            "https://a/*/b", "https://a/?q", "https://a/../b", "https://u@a/", "*.1.2.3.4", "connect://a/x", "a.example:", "https://*.*",
+            "",
+            "ftp://a",
+            "https://",
+            "https://*a.example",
+            "https://a.*",
+            "https://a.example:0",
+            "https://a.example:9-1",
+            "https://a:x",
+            "https://a/*/b",
+            "https://a/?q",
+            "https://a/../b",
+            "https://u@a/",
+            "*.1.2.3.4",
+            "connect://a/x",
+            "a.example:",
+            "https://*.*",
         ] {
             assert!(TargetPattern::parse(text).is_err(), "{text}");
         }

@@ -50,7 +50,7 @@ impl TokenScopes {
         Ok(self)
     }
 
-    /// Whether WebSockets may be opened.
+    /// Whether a WebSocket may be opened.
     #[must_use]
     pub fn websocket(mut self, allowed: bool) -> Self {
         self.no_websocket = !allowed;
@@ -107,7 +107,7 @@ impl TokenScopes {
         self.methods.as_ref().is_none_or(|list| list.contains(method))
     }
 
-    /// Whether WebSockets may be opened.
+    /// Whether a WebSocket may be opened.
     #[must_use]
     pub fn allows_websocket(&self) -> bool {
         !self.no_websocket
@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_is_set_has_to_agree() {
-        let scopes = TokenScopes::new().targets(["https://*.example.com"]).unwrap().methods(["GET", "POST"]).unwrap().websocket(false);
+        let scopes =
+            TokenScopes::new().targets(["https://*.example.com"]).unwrap().methods(["GET", "POST"]).unwrap().websocket(false);
         assert!(scopes.allows_target(&Target::parse("https://a.example.com/").unwrap()));
         assert!(!scopes.allows_target(&Target::parse("https://example.com/").unwrap()));
         assert!(scopes.allows_method(&Method::GET) && !scopes.allows_method(&Method::DELETE) && !scopes.allows_websocket());
