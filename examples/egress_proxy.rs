@@ -22,7 +22,7 @@ use portcullis::{
     serve::Server,
     ssrf_guard::SsrfGuardLayer,
     target::{AbsoluteForm, Connect, TargetExtractor, TargetLayer, TargetParser},
-    tokens::{StaticTokens, TokenRecord},
+    tokens::{StaticTokens, TokenHasher, TokenRecord},
     upstream::Upstream,
 };
 use tokio::{net::TcpListener, signal::ctrl_c};
@@ -53,7 +53,9 @@ fn target(request: &mut http::request::Parts, parser: &TargetParser) -> Result<T
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
-    let tokens = StaticTokens::new([TokenRecord::new("env", &options.token)?])?;
+    let hasher = TokenHasher::plain();
+    let token = TokenRecord::new("env")?.with_hash(hasher.hash(&options.token)?)?;
+    let tokens = StaticTokens::new(hasher, [token])?;
 
     let mut policy = EgressPolicy::builder();
     if !options.allow_cidr.is_empty() {

@@ -31,6 +31,7 @@ pub mod denial_floor;
 pub mod mcp_session;
 pub mod proxy_token;
 pub mod rate_limit;
+pub mod request_head;
 pub mod request_line;
 pub mod response_limit;
 pub mod ssrf_guard;

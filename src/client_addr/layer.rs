@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use super::ClientAddrService;
 use crate::{
     ConfigError,
+    context::RequestContext,
     forwarded::{ForwardedField, Networks},
 };
 
@@ -27,6 +28,13 @@ impl ClientAddrLayer {
     #[must_use]
     pub fn peer<E: Send + Sync + 'static>(address: impl Fn(&E) -> SocketAddr + Send + Sync + 'static) -> Self {
         let peer = move |extensions: &Extensions| extensions.get::<E>().map(&address);
+        Self { peer: Arc::new(peer), trusted: Arc::default(), field: ForwardedField::default() }
+    }
+
+    /// Takes the connection's other end from [`serve`](crate::serve), which notes it in the request's context.
+    #[must_use]
+    pub fn connection() -> Self {
+        let peer = |extensions: &Extensions| Some(RequestContext::of(extensions)?.connection()?.peer());
         Self { peer: Arc::new(peer), trusted: Arc::default(), field: ForwardedField::default() }
     }
 

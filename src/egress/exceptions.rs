@@ -121,6 +121,11 @@ impl Exceptions {
         self.any_host.iter().any(|o| o.is_open(port, policy)) || self.names(host, port, policy)
     }
 
+    /// Whether the address is covered for any host, on some port.
+    pub(super) fn cover_somewhere(&self, ip: IpAddr, hard_floor: bool) -> bool {
+        self.any_host.iter().any(|o| o.covers(ip, hard_floor))
+    }
+
     /// Whether the address is covered.
     pub(super) fn cover(&self, host: &Host, port: u16, policy: &PortSet, ip: IpAddr, hard_floor: bool) -> bool {
         let hit = |o: &Opening| o.covers(ip, hard_floor) && o.is_open(port, policy);

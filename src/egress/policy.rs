@@ -105,6 +105,32 @@ impl EgressPolicy {
         Explanation::of(self, url, Some(answers))
     }
 
+    /// What the address rules alone say about an address: its class, if denied networks, exceptions without a name (on whatever
+    /// port) and the class leave it open.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn judge_ip(&self, ip: IpAddr) -> Result<AddressClass, Denial> {
+        let ip = unwrap_mapped(ip);
+        let (judged, class) = self.see_through(ip);
+        if self.deny_nets.contains(ip) || self.deny_nets.contains(judged) {
+            return Err(Denial::new(Reason::DeniedAddress, format!("{ip} lies in a denied network")));
+        }
+        if class.is_global() || (!class.is_transition() && self.exceptions.cover_somewhere(judged, class.is_hard_floor())) {
+            return Ok(class);
+        }
+        Err(Denial::new(Reason::Address, format!("{ip} is {class}")))
+    }
+
+    /// The address that a translation prefix leads to, or the address itself, and its class.
+    fn see_through(&self, ip: IpAddr) -> (IpAddr, AddressClass) {
+        match self.nat64.inner(ip) {
+            Inner::None => (ip, classify(ip)),
+            Inner::V4(inner) => (IpAddr::V4(inner), classify(IpAddr::V4(inner))),
+            Inner::Malformed => (ip, AddressClass::Nat64),
+        }
+    }
+
     /// How the addresses of a host are found.
     pub(super) fn resolution(host: &Host) -> Resolution<'_> {
         match host {
@@ -203,11 +229,7 @@ impl EgressPolicy {
     /// The one judge of addresses, for literals and answers alike. Returns the address that is dialled.
     pub(super) fn check_address(&self, host: &Host, port: u16, ip: IpAddr, trace: &mut impl Trace) -> Result<IpAddr, Denial> {
         let ip = unwrap_mapped(ip);
-        let (judged, class) = match self.nat64.inner(ip) {
-            Inner::None => (ip, classify(ip)),
-            Inner::V4(inner) => (IpAddr::V4(inner), classify(IpAddr::V4(inner))),
-            Inner::Malformed => (ip, AddressClass::Nat64),
-        };
+        let (judged, class) = self.see_through(ip);
         if !self.listeners.is_empty() && (self.is_listener(ip, port) || self.is_listener(judged, port)) {
             return refuse(trace, "listener", Reason::Listener, format!("{ip} port {port} is this server's own"));
         }

@@ -80,9 +80,9 @@ impl EndpointRewriter {
             let (bytes, tail) = rest.split_at(step.used.min(rest.len()));
             rest = tail;
             if self.state == State::Held {
-                self.held.extend_from_slice(bytes)
+                self.held.extend_from_slice(bytes);
             } else {
-                out.extend_from_slice(bytes)
+                out.extend_from_slice(bytes);
             }
             if step.ended {
                 self.line_ended(&mut out)?;

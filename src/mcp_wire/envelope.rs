@@ -79,9 +79,8 @@ impl Envelope {
             }
             Some(_) => return Err(fail("mcp_token is not a string")),
         };
-        let url = match doc.remove("mcp_server_url") {
-            Some(Value::String(url)) => url,
-            _ => return Err(fail("mcp_server_url is missing or not a string")),
+        let Some(Value::String(url)) = doc.remove("mcp_server_url") else {
+            return Err(fail("mcp_server_url is missing or not a string"));
         };
         let target = match Target::parse(&url) {
             Ok(target) if target.scheme().is_websocket() => Err("mcp_server_url is not an http or https URL"),

@@ -130,11 +130,7 @@ fn call(scan: &mut Scan<'_>) -> Result<McpCall, PeekError> {
         (Some(source), Some(raw)) if raw.starts_with('{') => params_name(raw, source)?,
         _ => None,
     };
-    let mut call = McpCall::default();
-    call.method = method;
-    call.name = name;
-    call.id = id;
-    Ok(call)
+    Ok(McpCall { method, name, id })
 }
 
 fn params_name(raw: &str, source: &'static str) -> Result<Option<Box<str>>, PeekError> {
@@ -265,8 +261,7 @@ impl<'a> Scan<'a> {
                     }
                     self.at += 1;
                 }
-                Some(b',' | b':') if !open.is_empty() => self.at += 1,
-                Some(b' ' | b'\t' | b'\n' | b'\r') if !open.is_empty() => self.at += 1,
+                Some(b',' | b':' | b' ' | b'\t' | b'\n' | b'\r') if !open.is_empty() => self.at += 1,
                 Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E') => {
                     while matches!(self.byte(), Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E')) {
                         self.at += 1;

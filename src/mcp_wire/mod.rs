@@ -78,11 +78,9 @@ fn ends_with(text: &[u8], suffix: &[u8]) -> bool {
 #[must_use]
 pub fn header_text(value: &str) -> Option<HeaderValue> {
     use base64::Engine as _;
-    let bare = value.bytes().all(|b| (0x20..=0x7e).contains(&b))
-        && !value.starts_with(' ')
-        && !value.ends_with(' ')
-        && !(value.starts_with("=?base64?") && value.ends_with("?="));
-    if bare {
+    let wrapped_already = value.starts_with("=?base64?") && value.ends_with("?=");
+    let visible = value.bytes().all(|b| (0x20..=0x7e).contains(&b));
+    if visible && !wrapped_already && value.trim_matches(' ') == value {
         return HeaderValue::from_str(value).ok();
     }
     let encoded = base64::engine::general_purpose::STANDARD.encode(value);

@@ -288,7 +288,7 @@ pub(crate) fn parse_origin(scheme: Scheme, authority: &str) -> Result<Origin, Ta
         return Err(TargetError::Userinfo);
     }
     let (raw_host, raw_port) = split_port(authority);
-    if raw_host.len() > MAX_HOST_LEN {
+    if raw_host.strip_suffix('.').unwrap_or(raw_host).len() > MAX_HOST_LEN {
         return Err(TargetError::HostTooLong);
     }
     if scheme == Scheme::Connect && raw_port.is_none_or(str::is_empty) {

@@ -11,7 +11,10 @@ use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     lookup::Lookup,
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{Name as DnsName, RData, RecordType},
+    proto::{
+        op::ResponseCode,
+        rr::{Name as DnsName, RData, RecordType},
+    },
     system_conf::read_system_conf,
 };
 use tokio::time::timeout;
@@ -97,15 +100,8 @@ impl HickoryBuilder {
     /// # Errors
     /// When there is no server to ask.
     pub fn build(self) -> Result<HickoryResolver, ConfigError> {
-        let servers = match self.servers {
-            Some(servers) => servers.into_iter().map(|s| server(s.ip(), s.port())).collect(),
-            // Only the servers are taken: not the search list, not `ndots`, not the hosts file.
-            None => {
-                let (config, _) = read_system_conf()
-                    .map_err(|e| ConfigError::new("dns", format!("the system's resolver configuration cannot be used: {e}")))?;
-                config.name_servers().to_vec()
-            }
-        };
+        // Of the system's configuration only the servers are taken: not the search list, not `ndots`, not the hosts file.
+        let servers = self.servers.map_or_else(system_servers, |own| Ok(own.iter().map(server).collect()))?;
         if servers.is_empty() {
             return Err(ConfigError::new("dns.servers", "names no server"));
         }
@@ -130,12 +126,17 @@ impl HickoryBuilder {
     }
 }
 
-fn server(ip: IpAddr, port: u16) -> NameServerConfig {
+fn system_servers() -> Result<Vec<NameServerConfig>, ConfigError> {
+    let unusable = |e| ConfigError::new("dns", format!("the system's resolver configuration cannot be used: {e}"));
+    Ok(read_system_conf().map_err(unusable)?.0.name_servers().to_vec())
+}
+
+fn server(addr: &SocketAddr) -> NameServerConfig {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut c| {
-        c.port = port;
+        c.port = addr.port();
         c
     });
-    NameServerConfig::new(ip, true, connections.into())
+    NameServerConfig::new(addr.ip(), true, connections.into())
 }
 
 struct Hickory {
@@ -230,9 +231,7 @@ fn collect(lookup: &Lookup) -> Result<Answers, ResolveError> {
 fn explain(error: &NetError) -> ResolveError {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            hickory_resolver::proto::op::ResponseCode::NXDomain | hickory_resolver::proto::op::ResponseCode::NoError => {
-                ResolveError::NoSuchName
-            }
+            ResponseCode::NXDomain | ResponseCode::NoError => ResolveError::NoSuchName,
             code => ResolveError::Failed(code.to_string().into()),
         },
         NetError::Timeout => ResolveError::Timeout,

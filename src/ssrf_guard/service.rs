@@ -25,13 +25,13 @@ impl<S> SsrfGuard<S> {
 }
 
 /// The decision: puts the permit into the context, or says why not.
-fn decide(policy: &PolicyHandle, context: &mut RequestContext) -> Result<(), Rejection> {
+fn decide(policy: &PolicyHandle, context: &mut RequestContext) -> Result<(), Box<Rejection>> {
     context.take_permit();
     let target = context.target().ok_or_else(|| {
-        Rejection::new(RejectionKind::Misconfigured)
-            .with_detail("SsrfGuardLayer found no target: TargetLayer has to stand before it")
+        let rejection = Rejection::new(RejectionKind::Misconfigured);
+        Box::new(rejection.with_detail("SsrfGuardLayer found no target: TargetLayer has to stand before it"))
     })?;
-    let permit = policy.permit(target)?;
+    let permit = policy.permit(target).map_err(|denial| Box::new(denial.into_rejection()))?;
     context.set_permit(permit);
     Ok(())
 }

@@ -33,8 +33,8 @@ impl<F> ResponseFuture<F> {
         Self { kind: Kind::Inner { future } }
     }
 
-    pub(super) fn refused(rejection: Rejection) -> Self {
-        Self { kind: Kind::Refused { rejection: Some(Box::new(rejection)) } }
+    pub(super) fn refused(rejection: Box<Rejection>) -> Self {
+        Self { kind: Kind::Refused { rejection: Some(rejection) } }
     }
 }
 

@@ -40,8 +40,9 @@ impl<S: fmt::Debug, X> fmt::Debug for TargetService<S, X> {
 }
 
 /// The answer to a target that is not one.
-fn malformed(error: TargetError) -> Rejection {
-    Rejection::new(RejectionKind::MalformedTarget).with_public_detail(error.to_string()).with_detail(error.as_str())
+fn malformed(error: TargetError) -> Box<Rejection> {
+    let rejection = Rejection::new(RejectionKind::MalformedTarget);
+    Box::new(rejection.with_public_detail(error.to_string()).with_detail(error.as_str()))
 }
 
 fn remember(parts: &mut Parts, target: Target) {

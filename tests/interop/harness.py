@@ -88,10 +88,10 @@ def listening(port, child=None, timeout=20.0):
     raise RuntimeError(f"nothing listens on port {port}")
 
 
-def start(args, env=None):
+def start(args, env=None, cwd=None):
     """Starts a program whose output goes to a file of its own; it is ended by its pid with the script."""
     log = tempfile.NamedTemporaryFile(prefix="interop-", suffix=".log", delete=False)
-    child = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})})
+    child = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env={**os.environ, **(env or {})})
     child.log = log.name
     _children.append(child)
     return child

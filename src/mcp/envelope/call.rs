@@ -105,7 +105,7 @@ where
         let id = request.then(|| self.ids.fetch_add(1, Ordering::Relaxed) + 1);
         let http_request = match self.request(method, params, id, manner) {
             Ok(http_request) => http_request,
-            Err(rejection) => return Ok(Reply::rejected(rejection)),
+            Err(rejection) => return Ok(Reply::rejected(*rejection)),
         };
         // A second message of the same envelope needs a service that is ready again.
         poll_fn(|cx| self.service.poll_ready(cx)).await?;
@@ -119,8 +119,9 @@ where
         params: Option<&Value>,
         id: Option<u64>,
         manner: &Manner<'_>,
-    ) -> Result<Request<EnvelopeBody>, Rejection> {
-        let malformed = |what: &'static str| Rejection::new(RejectionKind::MalformedRequest).with_public_detail(what);
+    ) -> Result<Request<EnvelopeBody>, Box<Rejection>> {
+        let malformed =
+            |what: &'static str| Box::new(Rejection::new(RejectionKind::MalformedRequest).with_public_detail(what));
         let mut params = params.cloned();
         if let Manner::Stateless(version) = manner {
             add_meta(&mut params, version);
@@ -162,10 +163,7 @@ where
                 }
             }
         }
-        let mut call = McpCall::default();
-        call.method = Some(method.into());
-        call.name = name.map(Into::into);
-        call.id = id.map(Value::from);
+        let call = McpCall { method: Some(method.into()), name: name.map(Into::into), id: id.map(Value::from) };
         let mut context = self.context.clone();
         context.set_target(self.target.clone().with_style(TargetStyle::Header)).set_mcp(call);
         request.extensions_mut().insert(context);

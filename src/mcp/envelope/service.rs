@@ -201,12 +201,8 @@ async fn open<B: Body<Data = Bytes>>(
 
 fn note(context: &RequestContext, envelope: &Envelope) {
     let Some(record) = context.record() else { return };
-    let mut call = McpCall::default();
-    call.method = Some(envelope.method.clone());
-    call.name = mcp_wire::name_source(&envelope.method)
-        .and_then(|source| envelope.params.as_ref()?.get(source)?.as_str())
-        .map(Into::into);
-    call.id.clone_from(&envelope.id);
+    let name = mcp_wire::name_source(&envelope.method).and_then(|source| envelope.params.as_ref()?.get(source)?.as_str());
+    let call = McpCall { method: Some(envelope.method.clone()), name: name.map(Into::into), id: envelope.id.clone() };
     record.with(|r| {
         r.target = Some(envelope.target.clone());
         r.mcp = Some(Box::new(call));

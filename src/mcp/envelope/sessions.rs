@@ -100,10 +100,8 @@ impl Sessions {
             }
             return Arc::clone(&entry.slot);
         }
-        if inner.slots.len() >= self.capacity {
-            if let Some((_, oldest)) = inner.by_use.pop_first() {
-                inner.slots.remove(&oldest);
-            }
+        if inner.slots.len() >= self.capacity && let Some((_, oldest)) = inner.by_use.pop_first() {
+            inner.slots.remove(&oldest);
         }
         let slot = Slot::default();
         inner.by_use.insert(used, key.clone());
