@@ -323,11 +323,6 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        // Accepted sockets inherit it.
-        #[cfg(target_os = "linux")]
-        if let Err(error) = socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT) {
-            tracing::debug!(%error, "TCP_NOTSENT_LOWAT not set");
-        }
         let mut shutdown = pin!(shutdown);
         let mut stopped = pin!(self.0.stages.reached(Stage::Draining));
         loop {
@@ -371,6 +366,8 @@ impl Server {
         };
         // Small writes, such as an event or a WebSocket frame, must not wait for the other side's acknowledgement.
         let _ = stream.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let place = Place { permit: place, alive: self.0.stages.connections().track() };
         let connection = Connection { inner: Arc::clone(&self.0), peer, place };
         tokio::spawn(connection.run(stream, service.clone()));
