@@ -115,8 +115,6 @@ impl Proxy {
                 let mut seen = seen.lock().unwrap();
                 seen.push_str(&line);
                 seen.push('\n');
-                drop(line);
-                tell.notify_waiters();
                 tell.notify_one();
             }
             tell.notify_one();
