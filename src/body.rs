@@ -71,3 +71,9 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         }
     }
 }
+
+/// The length of a body as far as it is announced: by `Content-Length` or by the body itself, whichever says more.
+pub(crate) fn announced_length<B: Body>(headers: &http::HeaderMap, body: &B) -> u64 {
+    let field = headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    field.unwrap_or(0).max(body.size_hint().lower())
+}

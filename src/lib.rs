@@ -7,6 +7,8 @@ pub mod clock;
 mod error;
 pub mod net;
 pub mod rejection;
+pub mod reply;
+mod request_form;
 mod secret;
 pub mod signal;
 // F1: pure decisions
@@ -26,6 +28,8 @@ pub mod concurrency_limit;
 pub mod denial_floor;
 pub mod proxy_token;
 pub mod rate_limit;
+pub mod request_head;
+pub mod request_line;
 pub mod response_limit;
 pub mod ssrf_guard;
 pub mod target;

@@ -49,7 +49,12 @@ impl Trigger {
 
     /// Fires once; later calls change nothing.
     pub fn fire(&self, reason: CloseReason) {
-        self.0.send_if_modified(|slot| slot.is_none() && { *slot = Some(reason); true });
+        self.0.send_if_modified(|slot| {
+            slot.is_none() && {
+                *slot = Some(reason);
+                true
+            }
+        });
     }
 }
 

@@ -3,13 +3,18 @@
 //! `http::Extensions` allocates for every entry, so the layers share one entry instead of adding one each. A layer finds what an
 //! outer layer has written with [`RequestContext::of`]; what is missing there is a refusal, never a pass.
 
+mod connection;
 mod record;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use http::Extensions;
+use http::{Extensions, HeaderName};
 
-pub use record::{ClosedBy, Outcome, Record, RecordHandle};
+pub use connection::ConnectionInfo;
+pub use record::{CloseRecord, ClosedBy, Outcome, Record, RecordHandle};
 
 use crate::{egress::EgressPermit, limiter::RateLimitState, net::Target, tokens::Principal};
 
@@ -62,6 +67,7 @@ pub struct McpCall {
 /// The extension that the layers share.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
+    connection: Option<ConnectionInfo>,
     client: Option<ClientAddr>,
     principal: Option<Principal>,
     target: Option<Target>,
@@ -69,6 +75,7 @@ pub struct RequestContext {
     rate_limit: Option<RateLimitState>,
     record: Option<RecordHandle>,
     mcp: Option<Box<McpCall>>,
+    credential_fields: Option<Arc<[HeaderName]>>,
 }
 
 macro_rules! field {
@@ -104,12 +111,23 @@ impl RequestContext {
         extensions.get_or_insert_default::<Self>()
     }
 
+    field!(connection take_connection set_connection connection: ConnectionInfo, "the connection it came by, from `serve`.");
     field!(client take_client set_client client: ClientAddr, "the client's address, from `ClientAddrLayer`.");
     field!(principal take_principal set_principal principal: Principal, "who is asking, from `ProxyTokenLayer` or a client certificate.");
     field!(target take_target set_target target: Target, "the parsed target, from `TargetLayer`.");
     field!(permit take_permit set_permit permit: EgressPermit, "the permit to dial, from `SsrfGuardLayer`.");
     field!(rate_limit take_rate_limit set_rate_limit rate_limit: RateLimitState, "what is left of the quotas, from `RateLimitLayer`.");
     field!(record take_record set_record record: RecordHandle, "the open audit record, from `AuditLayer`.");
+
+    field!(
+        credential_fields take_credential_fields set_credential_fields credential_fields: Arc<[HeaderName]>,
+        "the fields that carry this server's own credentials. They are gone from the header section and may not be forwarded as trailers either."
+    );
+
+    /// What is left of the quotas, to be added to.
+    pub fn rate_limit_mut(&mut self) -> &mut RateLimitState {
+        self.rate_limit.get_or_insert_default()
+    }
 
     /// What is known of the JSON-RPC request.
     #[must_use]

@@ -1,12 +1,13 @@
 //! The audit record of one request or tunnel, shared by the layers that fill it.
 
 use std::{
+    fmt, mem,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, uri::PathAndQuery};
 
 use super::{ClientAddr, McpCall};
 use crate::net::Target;
@@ -22,6 +23,8 @@ pub enum Outcome {
     Complete,
     /// This server refused it.
     Refused,
+    /// The target could not be reached or gave no answer that can be relayed.
+    Failed,
     /// The client went away before the end.
     ClientGone,
     /// The target failed after its head had been relayed.
@@ -49,6 +52,8 @@ pub enum ClosedBy {
 pub struct Record {
     /// When the request head had arrived.
     pub started: Option<SystemTime>,
+    /// The same moment by [`Clock::monotonic`](crate::clock::Clock::monotonic).
+    pub arrived: Duration,
     /// From arrival to the end of the body or tunnel.
     pub duration: Option<Duration>,
     /// From arrival to the response head.
@@ -61,6 +66,8 @@ pub struct Record {
     pub token: Option<Arc<str>>,
     /// The request's method.
     pub method: Option<Method>,
+    /// The request's own path and query, as it came in. Sinks leave the query out: tokens travel there.
+    pub path: Option<PathAndQuery>,
     /// Where it was to go.
     pub target: Option<Target>,
     /// The answer's status.
@@ -91,19 +98,78 @@ pub struct Record {
     pub outcome: Outcome,
 }
 
-/// A handle on the open record. When the last one is dropped the record is complete.
-#[derive(Clone, Debug)]
-pub struct RecordHandle(Arc<Mutex<Record>>);
+/// Where a record goes when nothing can be added to it any more.
+pub trait CloseRecord: Send + Sync + 'static {
+    /// Takes the record. It runs in the task that dropped the last handle and must not block.
+    fn close(&self, record: Record);
+}
+
+/// A handle on the open record. When the last clone is dropped the record is complete and goes to its [`CloseRecord`], once.
+#[derive(Clone)]
+pub struct RecordHandle(Arc<Shared>);
+
+struct Shared {
+    record: Mutex<Record>,
+    close: Option<Arc<dyn CloseRecord>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(close) = self.close.take() {
+            close.close(mem::take(self.record.get_mut().unwrap_or_else(PoisonError::into_inner)));
+        }
+    }
+}
 
 impl RecordHandle {
-    /// Opens a record.
+    /// A record that goes nowhere; for tests and for stacks without audit.
     #[must_use]
     pub fn new(record: Record) -> Self {
-        Self(Arc::new(Mutex::new(record)))
+        Self(Arc::new(Shared { record: Mutex::new(record), close: None }))
+    }
+
+    /// A record that goes to `close` when the last clone of this handle is dropped.
+    #[must_use]
+    pub fn closing(record: Record, close: Arc<dyn CloseRecord>) -> Self {
+        Self(Arc::new(Shared { record: Mutex::new(record), close: Some(close) }))
     }
 
     /// Reads or fills the record.
     pub fn with<R>(&self, f: impl FnOnce(&mut Record) -> R) -> R {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.0.record.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for RecordHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RecordHandle").field(&self.0.record).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Sum(AtomicU64);
+
+    impl CloseRecord for Sum {
+        fn close(&self, record: Record) {
+            self.0.fetch_add(record.bytes_in, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_last_clone_closes_the_record_once() {
+        let sum = Arc::new(Sum::default());
+        let handle = RecordHandle::closing(Record::default(), Arc::clone(&sum) as Arc<dyn CloseRecord>);
+        let other = handle.clone();
+        drop(handle);
+        other.with(|r| r.bytes_in = 7);
+        assert_eq!(sum.0.load(Ordering::Relaxed), 0);
+        drop(other);
+        assert_eq!(sum.0.load(Ordering::Relaxed), 7);
     }
 }

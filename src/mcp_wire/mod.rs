@@ -1,1 +1,128 @@
-//! mcp_wire
+//! F1: the bytes of MCP traffic as pure decisions: JSON-RPC, event streams, links, the envelope of `POST /proxy`.
+//!
+//! Nothing here does I/O, and nothing here trusts its input: every buffer has a bound, and what two parsers could read in two
+//! ways is an error and not a guess.
+//!
+//! 1. [`peek`] finds method, id and name of a JSON-RPC message or batch. A doubled key, or one that only some parsers take for
+//!    the same (`Method`, `paramſ`), is [`PeekError::Ambiguous`].
+//! 2. [`error_body`] renders a [`Rejection`](crate::rejection::Rejection) as a JSON-RPC error; the codes are in [`error_code`].
+//! 3. [`SseParser`] reads an event stream (WHATWG HTML §9.2) in chunks of any size.
+//! 4. [`EndpointRewriter`] passes an event stream through and rewrites the `endpoint` event of the 2024-11-05 transport.
+//! 5. [`rewrite_location`] does the same for `Location`.
+//! 6. [`Envelope`] is the body of `POST /proxy`.
+
+mod endpoint;
+mod envelope;
+mod error_code;
+mod jsonrpc;
+mod link;
+mod sse;
+
+pub use endpoint::{EndpointError, EndpointRewriter};
+pub use envelope::{Envelope, EnvelopeError};
+pub use error_code::{error_body, error_code};
+pub use jsonrpc::{Peek, PeekError, is_probe, name_source, peek};
+pub use link::{LinkBase, LinkError, rewrite_location};
+pub use sse::{SseEvent, SseParser, SseTooLong};
+
+use http::{HeaderName, HeaderValue, header};
+
+/// `Mcp-Session-Id` (2025-03-26 to 2025-11-25).
+pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+/// `MCP-Protocol-Version` (since 2025-06-18).
+pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// `Mcp-Method` (since 2026-07-28).
+pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+/// `Mcp-Name` (since 2026-07-28); may be `=?base64?…?=`.
+pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
+/// The first revision without sessions.
+pub const STATELESS_REVISION: &str = "2026-07-28";
+/// The last revision with `initialize`.
+pub const SESSION_REVISION: &str = "2025-11-25";
+
+/// Whether a content type is JSON: `application/json` or `application/…+json`, with or without parameters.
+#[must_use]
+pub fn is_json(value: Option<&HeaderValue>) -> bool {
+    essence(value).is_some_and(|e| {
+        e.eq_ignore_ascii_case(b"application/json")
+            || (e.len() > 17 && e.get(..12).is_some_and(|p| p.eq_ignore_ascii_case(b"application/")) && ends_with(e, b"+json"))
+    })
+}
+
+/// Whether a content type is `text/event-stream`.
+#[must_use]
+pub fn is_event_stream(value: Option<&HeaderValue>) -> bool {
+    essence(value).is_some_and(|e| e.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Whether `Accept` names event streams.
+#[must_use]
+pub fn accepts_event_stream(headers: &http::HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|v| {
+        v.as_bytes().split(|b| *b == b',').any(|part| {
+            let part = part.split(|b| *b == b';').next().unwrap_or_default();
+            part.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+        })
+    })
+}
+
+fn essence(value: Option<&HeaderValue>) -> Option<&[u8]> {
+    value?.as_bytes().split(|b| *b == b';').next().map(<[u8]>::trim_ascii)
+}
+
+fn ends_with(text: &[u8], suffix: &[u8]) -> bool {
+    text.len() >= suffix.len() && text.get(text.len() - suffix.len()..).is_some_and(|t| t.eq_ignore_ascii_case(suffix))
+}
+
+/// The value of an `Mcp-Name` or `Mcp-Param-*` field: as it is, or `=?base64?…?=` where it could not travel bare (SEP-2243).
+#[must_use]
+pub fn header_text(value: &str) -> Option<HeaderValue> {
+    use base64::Engine as _;
+    let wrapped_already = value.starts_with("=?base64?") && value.ends_with("?=");
+    let visible = value.bytes().all(|b| (0x20..=0x7e).contains(&b));
+    if visible && !wrapped_already && value.trim_matches(' ') == value {
+        return HeaderValue::from_str(value).ok();
+    }
+    let encoded = base64::engine::general_purpose::STANDARD.encode(value);
+    HeaderValue::from_str(&format!("=?base64?{encoded}?=")).ok()
+}
+
+/// Reverses [`header_text`]; `None` where the wrapped text is not base64 or not UTF-8.
+#[must_use]
+pub fn header_text_decoded(value: &HeaderValue) -> Option<Box<str>> {
+    use base64::Engine as _;
+    let text = value.to_str().ok()?;
+    match text.strip_prefix("=?base64?").and_then(|t| t.strip_suffix("?=")) {
+        None => Some(text.into()),
+        Some(inner) => {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(inner).ok()?;
+            String::from_utf8(bytes).ok().map(Into::into)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types() {
+        let v = |s| HeaderValue::from_static(s);
+        assert!(is_json(Some(&v("application/json; charset=utf-8"))) && is_json(Some(&v("APPLICATION/problem+JSON"))));
+        assert!(!is_json(Some(&v("application/jsonx"))) && !is_json(Some(&v("text/json"))) && !is_json(None));
+        assert!(is_event_stream(Some(&v("text/event-stream;charset=utf-8"))) && !is_event_stream(Some(&v("text/event"))));
+        let mut h = http::HeaderMap::new();
+        assert!(!accepts_event_stream(&h));
+        h.insert(header::ACCEPT, v("application/json, text/event-stream;q=0.5"));
+        assert!(accepts_event_stream(&h));
+    }
+
+    #[test]
+    fn header_texts_survive() {
+        for text in ["search", " x", "日本", "=?base64?eA==?=", "a\nb", ""] {
+            assert_eq!(header_text_decoded(&header_text(text).unwrap()).as_deref(), Some(text), "{text:?}");
+        }
+        assert_eq!(header_text("search").unwrap(), "search");
+        assert_eq!(header_text_decoded(&HeaderValue::from_static("=?base64?***?=")), None);
+    }
+}

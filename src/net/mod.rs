@@ -2,9 +2,11 @@
 
 mod cidr;
 mod class;
+mod connection;
 mod host;
 mod target;
 
+pub(crate) use connection::connection_options;
 pub use cidr::{CidrSet, parse_cidr};
 pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, embedded_ipv4, nat64_inner, unwrap_mapped};
 pub use host::{Host, Name};

@@ -1,1 +1,24 @@
-//! proxy
+//! F4: [`ProxyService`]: the end of the stack. It takes the egress permit and forwards.
+//!
+//! 1. Without an [`EgressPermit`](crate::egress::EgressPermit) in the request's context it answers 500: the guard cannot be forgotten.
+//! 2. Heads are cleaned in both directions by one table: hop-by-hop fields and everything that any `Connection` line names, in
+//!    headers and trailers; identity fields and their `_` and `.` spellings; for targets of the caller's choice also what a browser
+//!    says about its page, and on the way back what would speak for this server's own origin.
+//! 3. `Via` is added; an own entry in it is a loop (508). `TRACE` is 405, a wrong `Expect` 417, a protected field named in
+//!    `Connection` 400.
+//! 4. Only WebSocket upgrades are relayed. Both sides of the handshake are checked before a byte of the new protocol crosses; an
+//!    answer that was not asked for is 502.
+//! 5. Bodies stream. A client that goes away closes its upstream connection at once.
+//! 6. Tunnels and event streams end when their token is revoked, a new policy forbids their target, or the server drains.
+//!
+//! **Not forwarded**: interim responses but `100` (hyper's server cannot send them), and `Proxy-Status` trailers: a response that
+//! breaks off in mid-body is aborted, so that it cannot be taken for a whole one.
+
+mod frames;
+mod sanitize;
+mod service;
+mod tunnel;
+mod websocket;
+
+pub use frames::WebSocketLimits;
+pub use service::{ForwardedFields, ProxyBody, ProxyService, ProxyServiceBuilder, ResponseFuture};

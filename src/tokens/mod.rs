@@ -1,39 +1,44 @@
-//! F1: proxy tokens: format, hashes, records, scopes. Pure decisions.
+//! F1: proxy tokens: format, hashes, records, scopes and the table that finds them. Pure decisions.
+//!
+//! 1. A token made here reads `<prefix>_<id>_<secret><crc>`, for instance `pcl_4kT9…_…`: eight characters of id, 32 random bytes
+//!    and a CRC-32, all in Base62. A slip of the pen fails the check sum and never reaches a store. Any other string of 32 or more
+//!    visible ASCII characters is accepted too; a shorter one only under a name that says so ([`TokenHasher::weak`]).
+//! 2. At rest a token is its SHA-256, or its HMAC-SHA-256 under a pepper that lives elsewhere. Random secrets need no slow hash,
+//!    and a slow hash would be a lever for whoever floods the server.
+//! 3. A [`TokenRecord`] has one or two hashes, each with its own time window, so that a rotation can overlap.
+//! 4. The table is asked by digest; what it finds is compared in constant time, and where it finds nothing a dummy is compared.
+//! 5. A token that is removed, disabled, expired or narrowed fires the revocation signal of its [`Principal`], which ends what is
+//!    still open under it.
+//!
+//! ```
+//! use portcullis::tokens::{StaticTokens, TokenHasher, TokenRecord, generate};
+//!
+//! let new = generate("pcl")?;                       // shown once: new.secret.expose()
+//! let hasher = TokenHasher::plain();
+//! let record = TokenRecord::new("ci")?.with_hash(hasher.hash(new.secret.expose())?)?;
+//! let tokens = StaticTokens::new(hasher, [record])?;
+//! assert_eq!(tokens.len(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-use std::sync::Arc;
+mod digest;
+mod format;
+mod live;
+mod pattern;
+mod principal;
+mod record;
+mod scopes;
+mod session;
+mod static_store;
+mod store;
 
-use crate::signal::Signal;
-
-/// Who is asking: the owner of a token or of a client certificate.
-#[derive(Clone, Debug)]
-pub struct Principal {
-    id: Arc<str>,
-    revoked: Option<Signal>,
-}
-
-impl Principal {
-    /// A principal of that id. The id is what logs show; it is never a secret.
-    #[must_use]
-    pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self { id: id.into(), revoked: None }
-    }
-
-    /// The id.
-    #[must_use]
-    pub fn id(&self) -> &Arc<str> {
-        &self.id
-    }
-
-    /// Fires when the credential is revoked.
-    #[must_use]
-    pub fn revoked(&self) -> Option<&Signal> {
-        self.revoked.as_ref()
-    }
-
-    /// The same principal, watched for revocation.
-    #[must_use]
-    pub fn with_revocation(mut self, signal: Signal) -> Self {
-        self.revoked = Some(signal);
-        self
-    }
-}
+pub use digest::{TokenDigest, TokenHasher};
+pub use format::{Checksum, DEFAULT_PREFIX, GeneratedToken, MIN_TOKEN_LEN, checksum, generate};
+pub use live::{LiveToken, TokenFault, verify};
+pub use pattern::{TargetPattern, path_is_ambiguous};
+pub use principal::Principal;
+pub use record::{TokenHash, TokenRecord};
+pub use scopes::TokenScopes;
+pub use session::{SessionKey, SessionStore};
+pub use static_store::StaticTokens;
+pub use store::{Lookup, StoreUnavailable, TicketStore, TokenStore};

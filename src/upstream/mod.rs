@@ -1,1 +1,324 @@
-//! upstream
+//! F3: the guarded client: judged connections, a pool split by principal and policy generation, HTTP/1.1 and HTTP/2.
+//!
+//! [`Upstream`] is what [`ProxyService`](crate::proxy::ProxyService) forwards through, and a client of its own for webhooks and
+//! link previews: see [`Upstream::fetch`].
+//!
+//! 1. A request needs an [`EgressPermit`]; only a policy makes one.
+//! 2. Every new connection asks DNS once, judges every answer, and dials only what was judged ([`connect`](crate::connect)).
+//! 3. No proxy variables of the environment, no `Alt-Svc`, no coalescing of names on one HTTP/2 connection.
+//! 4. A request is sent again only if nothing of it was written, or if it is idempotent, has no body, was sent on a connection
+//!    that had rested in the pool, and not a byte of an answer came. The new connection goes through the whole guard again.
+//! 5. An HTTP/1.1 connection is polled by the task that reads the response, so a client that goes away closes it at once.
+
+mod body;
+mod drive;
+mod error;
+mod fetch;
+mod h1;
+mod pool;
+mod response;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use crate::{
+    connect::{Connected, ConnectedIo, GuardedConnector},
+    egress::{EgressPermit, PolicyHandle},
+};
+
+pub use body::Body;
+pub use error::Error;
+pub(crate) use error::Kind as ErrorKind;
+pub use fetch::Redirects;
+use h1::{Failed, H1, HeadLimits};
+use pool::{Key, Pool, PoolLimits};
+pub use response::UpstreamBody;
+
+/// How a response came about.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct UpstreamInfo {
+    /// The address of the connection.
+    pub addr: SocketAddr,
+    /// Whether the connection had served before.
+    pub reused: bool,
+    /// From the call to the response head.
+    pub head_after: Duration,
+}
+
+/// A guarded HTTP client. Clones share connections and configuration.
+#[derive(Clone, Debug)]
+pub struct Upstream(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    policy: PolicyHandle,
+    connector: GuardedConnector,
+    pool: Arc<Pool>,
+    head: HeadLimits,
+    idle: Duration,
+}
+
+/// Builds an [`Upstream`].
+#[derive(Debug)]
+#[must_use]
+pub struct UpstreamBuilder {
+    policy: PolicyHandle,
+    connector: GuardedConnector,
+    head: HeadLimits,
+    pool: PoolLimits,
+    idle: Duration,
+}
+
+impl Upstream {
+    /// A client that dials through `connector`, under `policy`.
+    pub fn builder(policy: PolicyHandle, connector: GuardedConnector) -> UpstreamBuilder {
+        UpstreamBuilder {
+            policy,
+            connector,
+            head: HeadLimits {
+                timeout: Duration::from_secs(30),
+                max_bytes: 64 * 1024,
+                max_count: 100,
+                continue_wait: Duration::from_secs(1),
+            },
+            pool: PoolLimits { idle_per_key: 256, idle_total: 4096, idle_timeout: Duration::from_secs(60) },
+            idle: Duration::from_secs(300),
+        }
+    }
+
+    /// The policy under which this client works.
+    #[must_use]
+    pub fn policy(&self) -> &PolicyHandle {
+        &self.0.policy
+    }
+
+    /// Number of connections at rest in the pool.
+    #[must_use]
+    pub fn idle_connections(&self) -> usize {
+        self.0.pool.idle()
+    }
+
+    /// Sends one request to the permit's origin. The URI's path and query are sent; scheme, authority and `Host` come from the
+    /// permit. `tenant` splits the pool: connections opened for one are never used for another.
+    ///
+    /// # Errors
+    /// [`Error`] says what failed; [`Error::into_rejection`] is the answer that a proxy gives.
+    pub async fn send(
+        &self,
+        permit: &EgressPermit,
+        tenant: Option<&Arc<str>>,
+        request: Request<Body>,
+    ) -> Result<(Response<UpstreamBody>, UpstreamInfo), Error> {
+        let inner = &*self.0;
+        let start = Instant::now();
+        let key = Key::new(permit.origin(), permit.generation(), tenant);
+        let mut request = self.prepare(permit, request);
+
+        if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
+            let spare = spare(&request);
+            match inner.send_h2(sender, request, permit).await {
+                Ok(response) => return Ok((response, info(peer, true, start))),
+                Err(failed) => request = again(failed, spare)?,
+            }
+        } else if let Some(conn) = inner.pool.take(&key) {
+            let spare = spare(&request);
+            let peer = conn.peer;
+            match inner.send_h1(conn, request, &key).await {
+                Ok(response) => return Ok((response, info(peer, true, start))),
+                Err(failed) => request = again(failed, spare)?,
+            }
+        }
+
+        let Connected { io, peer, is_h2, .. } = inner.connector.connect(permit, false).await?;
+        if is_h2 {
+            let sender = inner.handshake_h2(io).await?;
+            inner.pool.put_multiplexed(key, sender.clone(), peer);
+            let response = inner.send_h2(sender, request, permit).await.map_err(|failed| failed.error)?;
+            return Ok((response, info(peer, false, start)));
+        }
+        let conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
+        let response = inner.send_h1(conn, request, &key).await.map_err(|failed| failed.error)?;
+        Ok((response, info(peer, false, start)))
+    }
+
+    /// Sends an HTTP/1.1 upgrade on a connection of its own. A `101` comes with the connection to go on with; any other answer is
+    /// an ordinary response.
+    pub(crate) async fn upgrade(&self, permit: &EgressPermit, request: Request<Body>) -> Result<Upgrade, Error> {
+        let inner = &*self.0;
+        let start = Instant::now();
+        let request = self.prepare(permit, request);
+        let Connected { io, peer, .. } = inner.connector.connect(permit, true).await?;
+        let mut conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
+        let response = conn.exchange(request, &inner.head).await.map_err(|failed| failed.error)?;
+        let info = info(peer, false, start);
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Upgrade::Switched { response: response.map(drop), conn, info });
+        }
+        let (parts, incoming) = response.into_parts();
+        // Not for the pool: the target has seen an `Upgrade` and may think otherwise about this connection than we do.
+        let body = UpstreamBody::alone(incoming, conn, inner.idle);
+        Ok(Upgrade::Refused { response: Response::from_parts(parts, body), info })
+    }
+
+    /// Opens a judged connection and nothing else: for `CONNECT`.
+    pub(crate) async fn dial(&self, permit: &EgressPermit) -> Result<(ConnectedIo, SocketAddr), Error> {
+        let connected = self.0.connector.connect(permit, true).await?;
+        Ok((connected.io, connected.peer))
+    }
+
+    fn prepare(&self, permit: &EgressPermit, mut request: Request<Body>) -> Request<Body> {
+        request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
+        *request.version_mut() = Version::HTTP_11;
+        request
+    }
+}
+
+/// The outcome of [`Upstream::upgrade`].
+pub(crate) enum Upgrade {
+    Switched { response: Response<()>, conn: Box<H1>, info: UpstreamInfo },
+    Refused { response: Response<UpstreamBody>, info: UpstreamInfo },
+}
+
+fn info(addr: SocketAddr, reused: bool, start: Instant) -> UpstreamInfo {
+    UpstreamInfo { addr, reused, head_after: start.elapsed() }
+}
+
+/// A copy of a request that may be sent a second time (RFC 9110 §9.2.2): idempotent and without a body.
+fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    let idempotent =
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
+    (idempotent && request.body().is_empty()).then(|| {
+        let mut copy = Request::new(Body::empty());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.version_mut() = request.version();
+        copy
+    })
+}
+
+fn again(failed: Failed, spare: Option<Request<Body>>) -> Result<Request<Body>, Error> {
+    if let Some(unsent) = failed.unsent {
+        return Ok(unsent);
+    }
+    match spare {
+        Some(request) if failed.silent && failed.error.kind() == ErrorKind::Terminated => Ok(request),
+        _ => Err(failed.error),
+    }
+}
+
+impl Inner {
+    async fn send_h1(&self, mut conn: Box<H1>, mut request: Request<Body>, key: &Key) -> Result<Response<UpstreamBody>, Failed> {
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
+        let response = conn.exchange(request, &self.head).await?;
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for it (RFC 9110 §15.2.2); the connection is lost with it.
+            let error = Error::new(ErrorKind::UpgradeFailed).with_detail("unsolicited 101");
+            return Err(Failed { error, unsent: None, silent: false });
+        }
+        let (parts, incoming) = response.into_parts();
+        let body = UpstreamBody::inline(incoming, conn, self.pool.clone(), key.clone(), self.idle);
+        Ok(Response::from_parts(parts, body))
+    }
+
+    async fn handshake_h2(&self, io: ConnectedIo) -> Result<http2::SendRequest<Body>, Error> {
+        let (sender, conn) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(1024 * 1024)
+            .max_header_list_size(u32::try_from(self.head.max_bytes).unwrap_or(u32::MAX))
+            .max_send_buf_size(256 * 1024)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|e| Error::from_hyper(&e))?;
+        tokio::spawn(async move {
+            let _ = conn.await;
+        });
+        Ok(sender)
+    }
+
+    async fn send_h2(
+        &self,
+        mut sender: http2::SendRequest<Body>,
+        mut request: Request<Body>,
+        permit: &EgressPermit,
+    ) -> Result<Response<UpstreamBody>, Failed> {
+        let fail = |error| Failed { error, unsent: None, silent: false };
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
+        let authority = request.headers_mut().remove(header::HOST).unwrap_or_else(|| permit.origin().authority().clone());
+        let uri = Uri::builder()
+            .scheme(if permit.origin().scheme().is_secure() { "https" } else { "http" })
+            .authority(authority.as_bytes())
+            .path_and_query(path)
+            .build()
+            .map_err(|e| fail(Error::new(ErrorKind::MalformedTarget).with_detail(e.to_string())))?;
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_2;
+        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+            request.headers_mut().remove(name);
+        }
+        // HTTP/2 multiplexes, so a body that waits costs nobody else anything: no need to hold it back for a `100`.
+        request.headers_mut().remove(header::EXPECT);
+        match tokio::time::timeout(self.head.timeout, sender.try_send_request(request)).await {
+            Ok(Ok(response)) => {
+                let (parts, incoming) = response.into_parts();
+                Ok(Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)))
+            }
+            Ok(Err(mut e)) => {
+                let unsent = e.take_message();
+                Err(Failed { error: Error::from_hyper(&e.into_error()), unsent, silent: false })
+            }
+            Err(_) => Err(fail(Error::new(ErrorKind::HeadTimeout))),
+        }
+    }
+}
+
+impl UpstreamBuilder {
+    /// Time from the end of the request to the response head. Default 30 s: generous for a tool call, short of a browser's patience.
+    pub fn header_timeout(mut self, timeout: Duration) -> Self {
+        self.head.timeout = timeout;
+        self
+    }
+
+    /// Longest silence in a response body. Default 5 min; comments on event streams count as bytes.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle = timeout;
+        self
+    }
+
+    /// Largest response header section in bytes, and the largest number of fields. Default 64 KiB and 100.
+    pub fn max_response_headers(mut self, bytes: usize, count: usize) -> Self {
+        self.head.max_bytes = bytes;
+        self.head.max_count = count;
+        self
+    }
+
+    /// How many connections may rest per key, in total, and for how long. Default 256, 4,096 and 60 s.
+    pub fn pool(mut self, per_key: usize, total: usize, idle_timeout: Duration) -> Self {
+        self.pool = PoolLimits { idle_per_key: per_key, idle_total: total, idle_timeout };
+        self
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn build(self) -> Upstream {
+        Upstream(Arc::new(Inner {
+            policy: self.policy,
+            connector: self.connector,
+            pool: Pool::new(self.pool),
+            head: self.head,
+            idle: self.idle,
+        }))
+    }
+}
+
+/// The `User-Agent` that [`Upstream::fetch`] sends where the caller names none.
+pub(crate) const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));

@@ -1,0 +1,273 @@
+//! Records as JSON lines, written without an intermediate tree.
+
+use std::{
+    fmt::{self, Write as _},
+    time::{Duration, SystemTime},
+};
+
+use crate::context::{ClosedBy, Outcome, Record};
+
+/// How records become JSON lines. The fields are listed in the [module's documentation](super).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JsonFormat {
+    query: bool,
+}
+
+impl JsonFormat {
+    /// Without queries.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes the query of the target too. Queries carry secrets more often than one thinks; the request's own query, where
+    /// this server's tokens travel, is never written.
+    #[must_use]
+    pub fn with_query(mut self, yes: bool) -> Self {
+        self.query = yes;
+        self
+    }
+
+    /// Appends one line.
+    pub fn write(&self, record: &Record, out: &mut Vec<u8>) {
+        let mut line = Line { out, any: false };
+        line.out.push(b'{');
+        if let Some(started) = record.started {
+            line.key("time");
+            line.time(started);
+        }
+        line.key("request_id");
+        line.quoted(format_args!("{:032x}", record.request_id));
+        line.text("outcome", outcome(record.outcome));
+        line.millis("duration_ms", record.duration);
+        line.millis("head_ms", record.head_after);
+        if let Some(client) = &record.client {
+            line.show("client", client.ip());
+            if client.peer().ip().to_canonical() != client.ip() {
+                line.show("peer", client.peer());
+            }
+        }
+        line.opt("token", record.token.as_deref());
+        line.opt("method", record.method.as_ref().map(http::Method::as_str));
+        match (&record.target, &record.path) {
+            (Some(target), _) => {
+                line.text("scheme", target.scheme().as_str());
+                line.show("host", target.host());
+                line.number("port", u64::from(target.port()));
+                let path = target.path_and_query();
+                line.text("path", if self.query { path.as_str() } else { path.path() });
+            }
+            (None, Some(path)) => line.text("request_path", path.path()),
+            (None, None) => {}
+        }
+        if let Some(status) = record.status {
+            line.number("status", u64::from(status.as_u16()));
+        }
+        line.opt("reason", record.reason);
+        line.opt("proxy_status", record.proxy_status);
+        line.opt("detail", record.detail.as_deref());
+        if let Some(dialed) = record.dialed {
+            line.show("dialed", dialed);
+            line.bool("reused", record.reused);
+        }
+        line.number("bytes_in", record.bytes_in);
+        line.number("bytes_out", record.bytes_out);
+        if let Some(call) = &record.mcp {
+            line.opt("mcp_method", call.method.as_deref());
+            line.opt("mcp_name", call.name.as_deref());
+        }
+        if record.tunnel {
+            line.bool("tunnel", true);
+        }
+        if let Some(code) = record.close_code {
+            line.number("close_code", u64::from(code));
+        }
+        line.opt("closed_by", record.closed_by.map(closed_by));
+        line.out.extend_from_slice(b"}\n");
+    }
+
+    /// The line that says how many records are missing here.
+    pub(super) fn write_dropped(now: SystemTime, dropped: u64, out: &mut Vec<u8>) {
+        let mut line = Line { out, any: false };
+        line.out.push(b'{');
+        line.key("time");
+        line.time(now);
+        line.number("audit_dropped", dropped);
+        line.out.extend_from_slice(b"}\n");
+    }
+}
+
+/// The outcome as it is written.
+pub(super) fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Open => "open",
+        Outcome::Complete => "complete",
+        Outcome::Refused => "refused",
+        Outcome::Failed => "failed",
+        Outcome::ClientGone => "client_gone",
+        Outcome::UpstreamFailed => "upstream_failed",
+        Outcome::Aborted => "aborted",
+    }
+}
+
+fn closed_by(by: ClosedBy) -> &'static str {
+    match by {
+        ClosedBy::Client => "client",
+        ClosedBy::Target => "target",
+        ClosedBy::Proxy => "proxy",
+    }
+}
+
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    any: bool,
+}
+
+impl Line<'_> {
+    fn key(&mut self, name: &str) {
+        if self.any {
+            self.out.push(b',');
+        }
+        self.any = true;
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.key(name);
+        self.out.push(b'"');
+        escape(value, self.out);
+        self.out.push(b'"');
+    }
+
+    fn opt(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    fn show(&mut self, name: &str, value: impl fmt::Display) {
+        self.key(name);
+        self.quoted(format_args!("{value}"));
+    }
+
+    fn quoted(&mut self, value: fmt::Arguments<'_>) {
+        self.out.push(b'"');
+        let _ = Escaped(self.out).write_fmt(value);
+        self.out.push(b'"');
+    }
+
+    fn plain(&mut self, value: fmt::Arguments<'_>) {
+        let _ = Escaped(self.out).write_fmt(value);
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.key(name);
+        self.plain(format_args!("{value}"));
+    }
+
+    fn bool(&mut self, name: &str, value: bool) {
+        self.key(name);
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    fn millis(&mut self, name: &str, value: Option<Duration>) {
+        if let Some(value) = value {
+            self.key(name);
+            let micros = value.as_micros();
+            self.plain(format_args!("{}.{:03}", micros / 1000, micros % 1000));
+        }
+    }
+
+    fn time(&mut self, time: SystemTime) {
+        self.quoted(format_args!("{}", Rfc3339(time)));
+    }
+}
+
+struct Escaped<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        escape(s, self.0);
+        Ok(())
+    }
+}
+
+/// Escapes what JSON demands and whatever else could forge or hide part of a line in a terminal or viewer.
+fn escape(text: &str, out: &mut Vec<u8>) {
+    if text.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'"' && b != b'\\') {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    for c in text.chars() {
+        match c {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\t' => out.extend_from_slice(b"\\t"),
+            c if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    for digit in format!("\\u{unit:04x}").bytes() {
+                        out.push(digit);
+                    }
+                }
+            }
+            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
+/// A moment as RFC 3339 in UTC with microseconds. Moments before 1970 show as 1970.
+pub(super) struct Rfc3339(pub(super) SystemTime);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+        let (year, month, day) = civil(days);
+        let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
+    }
+}
+
+/// The calendar date of a day since 1970-01-01, counting years from March so that the leap day comes last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> String {
+        Rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(secs)).to_string()
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(at(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59.000000Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000Z");
+        assert_eq!(at(1_798_761_600), "2027-01-01T00:00:00.000000Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn nothing_can_break_a_line() {
+        let mut out = Vec::new();
+        let nasty = "a\"b\\c\r\nd\t\u{0}\u{1b}[31m\u{7f}\u{85}\u{2028}\u{202e}ü\u{1f600}";
+        escape(nasty, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, r#"a\"b\\c\r\nd\t\u0000\u001b[31m\u007f\u0085\u2028\u202eü😀"#);
+        assert_eq!(serde_json::from_str::<String>(&format!("\"{text}\"")).unwrap(), nasty);
+    }
+}

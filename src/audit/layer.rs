@@ -1,0 +1,172 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tower_layer::Layer;
+
+use super::{AuditSink, service::Audit};
+use crate::{
+    clock::{Clock, SystemClock},
+    context::{CloseRecord, Outcome, Record},
+};
+
+/// How long the distance between calendar and monotonic time is believed before it is measured again.
+const OFFSET_AGE: Duration = Duration::from_secs(1);
+
+/// Records every request into a sink. See the [module](self).
+pub struct AuditLayer<T, C = SystemClock>(pub(super) Arc<Shared<T, C>>);
+
+impl<T: AuditSink> AuditLayer<T> {
+    /// Records into `sink`.
+    #[must_use]
+    pub fn new(sink: T) -> Self {
+        Self::with_clock(sink, SystemClock)
+    }
+}
+
+impl<T: AuditSink, C: Clock> AuditLayer<T, C> {
+    /// The same with another clock.
+    #[must_use]
+    pub fn with_clock(sink: T, clock: C) -> Self {
+        Self(Arc::new(Shared { sink, ids: Ids::new(), offset: Offset::default(), clock }))
+    }
+
+    /// The sink.
+    #[must_use]
+    pub fn sink(&self) -> &T {
+        &self.0.sink
+    }
+}
+
+impl<T, C> Clone for AuditLayer<T, C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T, C> fmt::Debug for AuditLayer<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuditLayer(..)")
+    }
+}
+
+impl<S, T, C> Layer<S> for AuditLayer<T, C> {
+    type Service = Audit<S, T, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Audit::new(inner, Arc::clone(&self.0))
+    }
+}
+
+pub(super) struct Shared<T, C> {
+    sink: T,
+    ids: Ids,
+    offset: Offset,
+    clock: C,
+}
+
+impl<T, C: Clock> Shared<T, C> {
+    /// An open record: its id and its arrival. The calendar time is derived, so that one clock is read and not two.
+    pub(super) fn open(&self) -> Record {
+        let arrived = self.clock.monotonic();
+        let mut record = Record::default();
+        record.started = Some(self.offset.wall(&self.clock, arrived));
+        record.arrived = arrived;
+        record.request_id = self.ids.next();
+        record
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+}
+
+impl<T: AuditSink, C: Clock> CloseRecord for Shared<T, C> {
+    fn close(&self, mut record: Record) {
+        if record.duration.is_none() {
+            record.duration = Some(self.now().saturating_sub(record.arrived));
+        }
+        if record.outcome == Outcome::Open {
+            record.outcome = if record.tunnel { Outcome::Complete } else { Outcome::ClientGone };
+        }
+        self.sink.record(record);
+    }
+}
+
+/// Calendar minus monotonic time in nanoseconds, and when it was measured.
+#[derive(Debug, Default)]
+struct Offset {
+    nanos: AtomicU64,
+    measured: AtomicU64,
+}
+
+impl Offset {
+    fn wall<C: Clock>(&self, clock: &C, now: Duration) -> SystemTime {
+        let at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let measured = self.measured.load(Relaxed);
+        let mut nanos = self.nanos.load(Relaxed);
+        if nanos == 0 || at.saturating_sub(measured) >= OFFSET_AGE.as_nanos() as u64 {
+            let wall = clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            nanos = u64::try_from(wall.saturating_sub(now).as_nanos()).unwrap_or(u64::MAX);
+            self.nanos.store(nanos, Relaxed);
+            self.measured.store(at, Relaxed);
+        }
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos) + now
+    }
+}
+
+/// Request ids: a counter under two keyed bijections, so that an id neither repeats nor tells how busy the server is.
+#[derive(Debug)]
+struct Ids {
+    keys: [u64; 2],
+    next: AtomicU64,
+}
+
+impl Ids {
+    fn new() -> Self {
+        let key = || getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15);
+        Self { keys: [key(), key()], next: AtomicU64::new(key()) }
+    }
+
+    fn next(&self) -> u128 {
+        let n = self.next.fetch_add(1, Relaxed);
+        let [a, b] = self.keys;
+        (u128::from(mix(n ^ a)) << 64) | u128::from(mix(n.wrapping_add(b)))
+    }
+}
+
+/// The finaliser of `SplitMix64`: a bijection.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn ids_do_not_repeat() {
+        let ids = Ids::new();
+        let seen: HashSet<u128> = (0..10_000).map(|_| ids.next()).collect();
+        assert_eq!(seen.len(), 10_000);
+    }
+
+    #[test]
+    fn calendar_time_follows_the_clock() {
+        let (clock, offset) = (ManualClock::default(), Offset::default());
+        for step in [0, 1, 300, 700, 5_000] {
+            clock.advance(Duration::from_millis(step));
+            assert_eq!(offset.wall(&clock, clock.monotonic()), clock.wall());
+        }
+    }
+}

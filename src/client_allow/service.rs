@@ -1,0 +1,88 @@
+//! The service.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::{ClientNetworks, ResponseFuture};
+use crate::{
+    body::ResponseBody,
+    context::{ClientAddr, RequestContext},
+    forwarded::Networks,
+    rejection::{Rejection, RejectionKind},
+};
+
+/// The service that [`ClientAllowLayer`](super::ClientAllowLayer) makes.
+#[derive(Clone, Debug)]
+pub struct ClientAllow<S> {
+    pub(super) inner: S,
+    pub(super) networks: ClientNetworks,
+}
+
+fn decide(networks: &Networks, client: Option<&ClientAddr>) -> Result<(), Rejection> {
+    if networks.is_empty() {
+        return Ok(());
+    }
+    match client {
+        Some(client) if networks.contains(client.ip()) => Ok(()),
+        Some(_) => Err(Rejection::new(RejectionKind::ClientDenied)),
+        None => Err(Rejection::new(RejectionKind::Misconfigured).with_reason("no_client_address")),
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for ClientAllow<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let client = RequestContext::of(request.extensions()).and_then(RequestContext::client);
+        match decide(&self.networks.now(), client) {
+            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+            Err(rejection) => ResponseFuture::refused(rejection),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::ServiceExt as _;
+    use tower_layer::Layer as _;
+
+    use super::*;
+    use crate::{client_allow::ClientAllowLayer, reply::probe::Probe};
+
+    async fn send(networks: &ClientNetworks, client: Option<&str>) -> (u16, bool) {
+        let probe = Probe::default();
+        let service = ClientAllowLayer::new(networks.clone()).layer(probe.handle());
+        let mut request = Request::new(());
+        if let Some(ip) = client {
+            let ip = ip.parse().unwrap();
+            RequestContext::of_mut(request.extensions_mut()).set_client(ClientAddr::new(ip, (ip, 1).into(), false));
+        }
+        let status = service.oneshot(request).await.unwrap().status().as_u16();
+        (status, probe.last().is_some())
+    }
+
+    #[tokio::test]
+    async fn only_networks_on_the_list_get_through() {
+        let networks = ClientNetworks::new([]).unwrap();
+        assert_eq!(send(&networks, Some("192.0.2.1")).await, (200, true));
+        assert_eq!(send(&networks, None).await, (200, true));
+        networks.replace(["10.0.0.0/8", "fd00::/8"]).unwrap();
+        assert_eq!(send(&networks, Some("10.9.9.9")).await, (200, true));
+        assert_eq!(send(&networks, Some("::ffff:10.9.9.9")).await, (200, true));
+        assert_eq!(send(&networks, Some("192.0.2.1")).await, (403, false));
+        assert_eq!(send(&networks, None).await, (500, false));
+        assert!(networks.replace(["not a network"]).is_err());
+        assert_eq!(send(&networks, Some("192.0.2.1")).await, (403, false));
+    }
+}

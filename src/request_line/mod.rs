@@ -1,0 +1,184 @@
+//! Which request lines are served at all, before anything looks for a target.
+//!
+//! 1. `TRACE` is 405: it would echo what other layers add (RFC 9110 §9.3.8).
+//! 2. `CONNECT` is 501 unless the server is a forward proxy; an extended `CONNECT` (RFC 8441) passes.
+//! 3. `OPTIONS *` is answered here, 204 with `Allow`; `*` with another method is 400 (RFC 9112 §3.2.4).
+//! 4. An absolute-form line is 400 unless the server is a forward proxy, or names the host it was sent to (RFC 9112 §3.2.2): two
+//!    names for one request are how guards that look at only one of them are passed by.
+//!
+//! # Where it stands
+//! Inside the audit and outside of everything that reads the path.
+//!
+//! ```
+//! use http::{Request, Response, StatusCode};
+//! use portcullis::request_line::RequestLineLayer;
+//! use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), std::convert::Infallible> {
+//! let service = ServiceBuilder::new()
+//!     .layer(RequestLineLayer::origin())
+//!     .service(service_fn(|_: Request<String>| async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) }));
+//! let request = Request::connect("example.com:443").body(String::new()).unwrap();
+//! assert_eq!(service.oneshot(request).await?.status(), StatusCode::NOT_IMPLEMENTED);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    body::ResponseBody,
+    rejection::{Rejection, RejectionKind},
+    reply::ResponseFuture,
+};
+
+/// Refuses request lines that this server has no use for.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLineLayer {
+    forward_proxy: bool,
+}
+
+impl RequestLineLayer {
+    /// For a server with paths of its own: a gateway or a reverse proxy.
+    #[must_use]
+    pub fn origin() -> Self {
+        Self { forward_proxy: false }
+    }
+
+    /// For a forward proxy: absolute-form lines and `CONNECT` are its job.
+    #[must_use]
+    pub fn forward_proxy() -> Self {
+        Self { forward_proxy: true }
+    }
+}
+
+impl<S> Layer<S> for RequestLineLayer {
+    type Service = RequestLine<S>;
+
+    fn layer(&self, inner: S) -> RequestLine<S> {
+        RequestLine { inner, forward_proxy: self.forward_proxy }
+    }
+}
+
+/// The service of [`RequestLineLayer`].
+#[derive(Clone, Debug)]
+pub struct RequestLine<S> {
+    inner: S,
+    forward_proxy: bool,
+}
+
+enum Verdict {
+    Pass,
+    Allow,
+}
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+fn judge<B>(request: &Request<B>, forward_proxy: bool) -> Result<Verdict, Rejection> {
+    let (method, uri) = (request.method(), request.uri());
+    let refuse = |kind, why: &'static str| Err(Rejection::new(kind).with_reason("request_line").with_public_detail(why));
+    if *method == Method::TRACE {
+        return refuse(RejectionKind::MethodNotAllowed, "TRACE is not served");
+    }
+    if *method == Method::CONNECT {
+        // With a path it is an extended CONNECT: a WebSocket over HTTP/2.
+        return if forward_proxy || uri.path_and_query().is_some() {
+            Ok(Verdict::Pass)
+        } else {
+            refuse(RejectionKind::NotImplemented, "CONNECT is not served")
+        };
+    }
+    if uri.path() == "*" {
+        return if *method == Method::OPTIONS {
+            Ok(Verdict::Allow)
+        } else {
+            refuse(RejectionKind::MalformedRequest, "the asterisk form is for OPTIONS")
+        };
+    }
+    if uri.path_and_query().is_none() {
+        return refuse(RejectionKind::MalformedRequest, "the authority form is for CONNECT");
+    }
+    let absolute = request.version() <= Version::HTTP_11 && uri.scheme().is_some();
+    if absolute && !forward_proxy {
+        let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
+        let same = uri.authority().zip(host).is_some_and(|(a, h)| a.as_str().as_bytes().eq_ignore_ascii_case(h));
+        if !same {
+            return refuse(RejectionKind::MalformedRequest, "the request line names another host than Host");
+        }
+    }
+    Ok(Verdict::Pass)
+}
+
+impl<S, B, ResBody> Service<Request<B>> for RequestLine<S>
+where
+    S: Service<Request<B>, Response = Response<ResBody>>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match judge(&request, self.forward_proxy) {
+            Ok(Verdict::Pass) => ResponseFuture::inner(self.inner.call(request)),
+            Ok(Verdict::Allow) => {
+                let mut response = Response::new(ResponseBody::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response.headers_mut().insert(header::ALLOW, METHODS);
+                ResponseFuture::ready(response)
+            }
+            Err(rejection) => {
+                let not_allowed = rejection.kind() == RejectionKind::MethodNotAllowed;
+                let mut response = rejection.into_response();
+                if not_allowed {
+                    response.headers_mut().insert(header::ALLOW, METHODS);
+                }
+                ResponseFuture::ready(response)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(method: &str, uri: &str, host: &str, forward: bool) -> Option<StatusCode> {
+        let request = Request::builder().method(method).uri(uri).header("host", host).body(()).unwrap();
+        judge(&request, forward).err().map(|r| r.status())
+    }
+
+    #[test]
+    fn forms_and_methods() {
+        for (method, uri, origin, forward) in [
+            ("GET", "/x", None, None),
+            ("TRACE", "/", Some(405), Some(405)),
+            ("CONNECT", "example.com:443", Some(501), None),
+            ("CONNECT", "https://a.example/ws", None, None),
+            ("OPTIONS", "*", None, None),
+            ("GET", "*", Some(400), Some(400)),
+            ("GET", "http://a.example/x", None, None),
+            ("GET", "http://b.example/x", Some(400), None),
+            ("GET", "b.example:80", Some(400), Some(400)),
+        ] {
+            let code = |s: Option<StatusCode>| s.map(|s| s.as_u16());
+            assert_eq!(code(status(method, uri, "a.example", false)), origin, "{method} {uri}");
+            assert_eq!(code(status(method, uri, "a.example", true)), forward, "{method} {uri}, forward");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_inner_service_is_called_only_when_ready() {
+        use tower::ServiceExt as _;
+        let service = RequestLineLayer::origin().layer(crate::reply::probe::Probe::default());
+        let response = service.oneshot(Request::get("/").body(()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+}

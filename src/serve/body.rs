@@ -1,0 +1,219 @@
+//! The bodies as the server sees them: it has to know when a request body stalls or is given up, and when a reply has ended.
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf as _, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+
+use super::{
+    drain::StreamEnd,
+    flow::Flow,
+};
+use crate::rejection::{Rejection, RejectionKind};
+
+/// The request body that [`Server`](super::Server) hands to the service: hyper's, with the server's time limits.
+#[derive(Debug)]
+pub struct RequestBody {
+    inner: Incoming,
+    flow: Option<Arc<Flow>>,
+}
+
+impl RequestBody {
+    pub(super) fn new(inner: Incoming, flow: Option<Arc<Flow>>) -> Self {
+        Self { inner, flow }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let me = &mut *self;
+        let Some(flow) = &me.flow else {
+            return Pin::new(&mut me.inner).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(BodyError::client)));
+        };
+        if flow.body_timed_out() {
+            flow.body_abandoned();
+            me.flow = None;
+            return Poll::Ready(Some(Err(BodyError::timeout())));
+        }
+        match Pin::new(&mut me.inner).poll_frame(cx) {
+            Poll::Pending => {
+                flow.body_pending(cx.waker());
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                flow.body_bytes(frame.data_ref().map_or(0, |d| d.remaining() as u64));
+                if frame.is_trailers() || me.inner.is_end_stream() {
+                    flow.body_ended();
+                    me.flow = None;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                flow.body_abandoned();
+                me.flow = None;
+                Poll::Ready(Some(Err(BodyError::client(error))))
+            }
+            Poll::Ready(None) => {
+                flow.body_ended();
+                me.flow = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(flow) = &self.flow {
+            flow.body_abandoned();
+        }
+    }
+}
+
+/// Why a request body ended early. The cause lies with the client: its `source` is a [`Rejection`] (408) where the client was
+/// too slow, and hyper's error otherwise (400, if it can be answered at all).
+#[derive(Debug)]
+pub struct BodyError(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Timeout(Box<Rejection>),
+    Client(hyper::Error),
+}
+
+impl BodyError {
+    fn timeout() -> Self {
+        Self(Kind::Timeout(Box::new(Rejection::new(RejectionKind::RequestTimeout).with_reason("body_stalled"))))
+    }
+
+    fn client(error: hyper::Error) -> Self {
+        Self(Kind::Client(error))
+    }
+
+    /// Whether the client was too slow.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0, Kind::Timeout(_))
+    }
+
+    /// The answer that fits, if one can still be sent: 408 for a stalled client, 400 for bad framing or a broken connection.
+    #[must_use]
+    pub fn rejection(&self) -> Rejection {
+        match &self.0 {
+            Kind::Timeout(rejection) => (**rejection).clone(),
+            Kind::Client(error) => Rejection::new(RejectionKind::MalformedRequest)
+                .with_reason("body_malformed")
+                .with_detail(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Timeout(_) => "the client was too slow to send its request body",
+            Kind::Client(_) => "the request body could not be read",
+        })
+    }
+}
+
+impl Error for BodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            Kind::Timeout(rejection) => Some(&**rejection),
+            Kind::Client(error) => Some(error),
+        }
+    }
+}
+
+/// Ends the reply in the books when it is dropped, whoever drops it.
+#[derive(Debug)]
+pub(super) struct ReplyGuard(Arc<Flow>);
+
+impl ReplyGuard {
+    pub(super) fn new(flow: Arc<Flow>) -> Self {
+        Self(flow)
+    }
+
+    pub(super) fn flow(&self) -> &Arc<Flow> {
+        &self.0
+    }
+}
+
+impl Drop for ReplyGuard {
+    fn drop(&mut self) {
+        self.0.reply_ended();
+    }
+}
+
+pin_project! {
+    /// The service's response body under the server's eyes.
+    #[derive(Debug)]
+    pub struct ReplyBody<B> {
+        #[pin]
+        inner: B,
+        guard: ReplyGuard,
+        per_stream: bool,
+        end: Option<StreamEnd>,
+    }
+}
+
+impl<B> ReplyBody<B> {
+    /// `per_stream`: HTTP/2, where only the body shows whether the client takes its bytes. `end`: an event stream that the
+    /// drain may end.
+    pub(super) fn new(inner: B, guard: ReplyGuard, per_stream: bool, end: Option<StreamEnd>) -> Self {
+        Self { inner, guard, per_stream, end }
+    }
+}
+
+impl<B: Body> Body for ReplyBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let me = self.project();
+        let result = me.inner.poll_frame(cx);
+        if *me.per_stream {
+            let bytes = match &result {
+                Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, |d| d.remaining() as u64),
+                _ => 0,
+            };
+            me.guard.flow().reply_polled(result.is_pending(), bytes);
+        }
+        if result.is_pending() {
+            if let Some(end) = me.end {
+                if end.poll_ended(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        result
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,200 @@
+//! One connection from its first byte to its last.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tower_service::Service;
+
+use super::{
+    body::RequestBody,
+    drain::{Stage, Stages, TunnelGuard},
+    flow::Flow,
+    io::{Io, Prefix, Stream},
+    keeper::{Keeper, Verdict},
+    server::Inner,
+    service::{Adapter, Shared},
+    stats::Counter,
+    streams::{StreamExecutor, Streams},
+};
+use crate::context::ConnectionInfo;
+
+/// A place under the connection cap.
+pub(super) struct Place {
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) alive: TunnelGuard,
+}
+
+pub(super) struct Connection {
+    pub(super) inner: Arc<Inner>,
+    pub(super) peer: SocketAddr,
+    pub(super) place: Place,
+}
+
+/// What the first bytes have shown.
+struct Opened {
+    stream: Stream,
+    prefix: Prefix,
+    h2: bool,
+    info: ConnectionInfo,
+}
+
+impl Connection {
+    pub(super) async fn run<S, B>(self, stream: TcpStream, service: S)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Self { inner, peer, place } = self;
+        let Some(opened) = open_in_time(&inner, stream, peer).await else { return };
+        let flow = Arc::new(Flow::default());
+        let io = TokioIo::new(Io::new(opened.stream, opened.prefix, Arc::clone(&flow), Some(place.permit)));
+        let shared = Shared { info: opened.info, stages: Arc::clone(&inner.stages), hsts: inner.settings.hsts.clone() };
+        let shared = Arc::new(shared);
+        let streams = opened.h2.then(Arc::<Streams>::default);
+        let keeper = Keeper::new(
+            Arc::clone(&flow),
+            streams.clone(),
+            Arc::clone(&inner.settings.times),
+            Arc::clone(&inner.counters),
+        );
+        let adapter = Adapter::new(service, shared, flow, streams.clone());
+        let end = match streams {
+            None => {
+                let connection = inner.settings.h1.serve_connection(io, adapter).with_upgrades();
+                drive(connection, |c| c.graceful_shutdown(), keeper, &inner.stages).await
+            }
+            Some(streams) => {
+                let connection = h2_builder(&inner, &streams).serve_connection(io, adapter);
+                let end = drive(connection, |c| c.graceful_shutdown(), keeper, &inner.stages).await;
+                streams.abort_all();
+                end
+            }
+        };
+        if let Some(Err(error)) = end {
+            let parse = error.is_parse();
+            inner.counters.add(if parse { Counter::ParseErrors } else { Counter::Broken });
+            tracing::debug!(%peer, %error, "connection ended");
+        }
+        drop(place.alive);
+    }
+}
+
+fn h2_builder(inner: &Inner, streams: &Arc<Streams>) -> http2::Builder<StreamExecutor> {
+    let settings = &inner.settings.h2;
+    let mut builder = http2::Builder::new(StreamExecutor(Arc::clone(streams)));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(settings.header_list)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(64 * 1024)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(100)
+        .keep_alive_interval(settings.ping_interval)
+        .keep_alive_timeout(settings.ping_timeout)
+        .enable_connect_protocol();
+    builder
+}
+
+/// Everything before HTTP has the header time together, and is dropped when the drain begins: no request is in flight yet.
+async fn open_in_time(inner: &Arc<Inner>, stream: TcpStream, peer: SocketAddr) -> Option<Opened> {
+    let mut opening = pin!(tokio::time::timeout(inner.settings.times.header, open(inner, stream, peer)));
+    let mut draining = pin!(inner.stages.reached(Stage::Draining));
+    let opened = std::future::poll_fn(|cx| match opening.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => draining.as_mut().poll(cx).map(|()| None),
+    })
+    .await?;
+    match opened {
+        Ok(Ok(opened)) => Some(opened),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "connection not opened");
+            None
+        }
+        Err(_) => {
+            inner.counters.add(Counter::HeaderTimeouts);
+            None
+        }
+    }
+}
+
+async fn open(inner: &Inner, stream: TcpStream, peer: SocketAddr) -> io::Result<Opened> {
+    let (stream, peer) = (stream, peer);
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &inner.settings.tls {
+        let stream = tls.acceptor().accept(stream).await.inspect_err(|_| inner.counters.add(Counter::TlsFailures))?;
+        let session = stream.get_ref().1;
+        let h2 = session.alpn_protocol() == Some(b"h2");
+        let certs = session.peer_certificates().map(|chain| chain.iter().map(|c| Box::from(c.as_ref())).collect());
+        let info = ConnectionInfo::new(peer).with_tls(certs);
+        return Ok(Opened { stream: Stream::Tls(Box::new(stream)), prefix: Prefix::default(), h2, info });
+    }
+    let mut stream = Stream::Plain(stream);
+    let (prefix, h2) = Prefix::sniff(&mut stream).await?;
+    Ok(Opened { stream, prefix, h2, info: ConnectionInfo::new(peer) })
+}
+
+/// Polls hyper's connection, the shutdown and the time-keeper in one task. `None`: the server ended it.
+async fn drive<C>(
+    connection: C,
+    goodbye: impl Fn(Pin<&mut C>),
+    mut keeper: Keeper,
+    stages: &Stages,
+) -> Option<hyper::Result<()>>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    let mut changed = pin!(stages.changed());
+    let mut seen = Stage::Running;
+    let mut registered = false;
+    std::future::poll_fn(|cx| {
+        let stage = stages.stage();
+        if stage != seen {
+            seen = stage;
+            if stage == Stage::Cut {
+                return Poll::Ready(None);
+            }
+            goodbye(connection.as_mut());
+            changed.set(stages.changed());
+            registered = false;
+        }
+        // The task's waker stays the same for its life, so the notification is asked for once and not at every wake-up.
+        if !registered {
+            registered = changed.as_mut().poll(cx).is_pending();
+            if !registered || stages.stage() != seen {
+                cx.waker().wake_by_ref();
+            }
+        }
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        match keeper.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Verdict::Close) => Poll::Ready(None),
+            Poll::Ready(Verdict::Goodbye) => {
+                goodbye(connection.as_mut());
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}

@@ -1,0 +1,187 @@
+//! The socket under hyper: cleartext or TLS, with bytes put back in front, and a close that lets the client read the answer.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+};
+
+use super::flow::Flow;
+
+/// Most bytes that are read and thrown away after an early final answer.
+pub(super) const LINGER_BYTES: usize = 1024 * 1024;
+
+pub(super) enum Stream {
+    Plain(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+}
+
+macro_rules! each {
+    ($stream:expr, $io:ident => $call:expr) => {
+        match $stream {
+            Stream::Plain($io) => $call,
+            #[cfg(feature = "tls")]
+            Stream::Tls($io) => $call,
+        }
+    };
+}
+
+enum Closing {
+    No,
+    /// The write side is being closed; `true` if the read side has to be emptied after that.
+    Write(bool),
+    Drain(usize),
+    Done,
+}
+
+/// One connection's byte stream. It holds its place under the connection cap, also when it has become a tunnel.
+pub(super) struct Io {
+    stream: Stream,
+    /// Bytes that were read to tell the protocols apart, still to be delivered.
+    prefix: Prefix,
+    flow: Arc<Flow>,
+    closing: Closing,
+    read_eof: bool,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Io {
+    pub(super) fn new(stream: Stream, prefix: Prefix, flow: Arc<Flow>, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { stream, prefix, flow, closing: Closing::No, read_eof: false, _place: place }
+    }
+}
+
+/// As many bytes as it takes to tell HTTP/2 with prior knowledge from HTTP/1.1 (RFC 9113 §3.4).
+#[derive(Default)]
+pub(super) struct Prefix {
+    bytes: [u8; PREFACE.len()],
+    at: usize,
+    len: usize,
+}
+
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl Prefix {
+    /// Reads until it is clear whether the client opens with the HTTP/2 preface.
+    pub(super) async fn sniff(stream: &mut Stream) -> io::Result<(Self, bool)> {
+        use tokio::io::AsyncReadExt as _;
+        let mut prefix = Self::default();
+        loop {
+            let free = prefix.bytes.get_mut(prefix.len..).unwrap_or_default();
+            let n = each!(stream, io => io.read(free).await)?;
+            if n == 0 {
+                return Ok((prefix, false));
+            }
+            prefix.len += n;
+            let seen = prefix.bytes.get(..prefix.len).unwrap_or_default();
+            if !PREFACE.starts_with(seen) {
+                return Ok((prefix, false));
+            }
+            if seen.len() == PREFACE.len() {
+                return Ok((prefix, true));
+            }
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        if me.prefix.at < me.prefix.len {
+            let rest = me.prefix.bytes.get(me.prefix.at..me.prefix.len).unwrap_or_default();
+            let n = rest.len().min(buf.remaining());
+            buf.put_slice(rest.get(..n).unwrap_or_default());
+            me.prefix.at += n;
+            me.flow.socket_read();
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(each!(&mut me.stream, io => Pin::new(io).poll_read(cx, buf)))?;
+        if buf.filled().len() == before {
+            me.read_eof = true;
+        } else {
+            me.flow.socket_read();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Io {
+    fn note(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(n)) => self.flow.socket_written(*n),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.flow.socket_full(),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        let result = each!(&mut me.stream, io => Pin::new(io).poll_write(cx, buf));
+        me.note(&result);
+        result
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        let result = each!(&mut me.stream, io => Pin::new(io).poll_write_vectored(cx, bufs));
+        me.note(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(&self.stream, io => io.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        let result = each!(&mut me.stream, io => Pin::new(io).poll_flush(cx));
+        if result.is_pending() {
+            me.flow.socket_full();
+        }
+        result
+    }
+
+    /// Closes the write side. Where the client may still be sending, what it sends is then read and thrown away for a bounded
+    /// amount and time: closing at once would answer it with a reset, and the reset would destroy the answer on its way.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        loop {
+            match &mut me.closing {
+                Closing::No => {
+                    let sending = me.flow.may_be_sending() && !me.read_eof && !me.flow.upgraded();
+                    me.closing = Closing::Write(sending);
+                }
+                Closing::Write(drain) => {
+                    let drain = *drain;
+                    ready!(each!(&mut me.stream, io => Pin::new(io).poll_shutdown(cx)))?;
+                    me.closing = if drain { Closing::Drain(LINGER_BYTES) } else { Closing::Done };
+                    if drain {
+                        me.flow.linger();
+                    }
+                }
+                Closing::Drain(left) => {
+                    let mut scratch = [0; 8 * 1024];
+                    let mut buf = ReadBuf::new(&mut scratch);
+                    let result = ready!(each!(&mut me.stream, io => Pin::new(io).poll_read(cx, &mut buf)));
+                    let n = buf.filled().len();
+                    *left = left.saturating_sub(n);
+                    if result.is_err() || n == 0 || *left == 0 {
+                        me.closing = Closing::Done;
+                    }
+                }
+                Closing::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The time-keeper of one connection: it looks when the connection's task is about to sleep, and owns the connection's only
+//! timer, which is moved only when it would ring too late. A request that is answered at once costs no timer operation.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    flow::{Flow, Phase},
+    pace::{Pace, PaceLimit},
+    stats::{Counter, Counters},
+    streams::Streams,
+};
+
+/// How often an upload, or an HTTP/2 connection with open streams, is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The times of one connection.
+#[derive(Clone, Debug)]
+pub(super) struct Times {
+    pub(super) header: Duration,
+    pub(super) keep_alive: Duration,
+    pub(super) linger: Duration,
+    pub(super) read: PaceLimit,
+    pub(super) write: PaceLimit,
+}
+
+/// What the time-keeper asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Say goodbye (HTTP/2), then close.
+    Goodbye,
+    /// Close.
+    Close,
+}
+
+#[derive(Debug)]
+pub(super) struct Keeper {
+    flow: Arc<Flow>,
+    streams: Option<Arc<Streams>>,
+    times: Arc<Times>,
+    counters: Arc<Counters>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    key: (Phase, u32),
+    since: Instant,
+    read: Pace,
+    write: Pace,
+    said_goodbye: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(flow: Arc<Flow>, streams: Option<Arc<Streams>>, times: Arc<Times>, counters: Arc<Counters>) -> Self {
+        let since = Instant::now();
+        Self {
+            flow,
+            streams,
+            times,
+            counters,
+            sleep: None,
+            key: (Phase::Idle, 0),
+            since,
+            read: Pace::default(),
+            write: Pace::default(),
+            said_goodbye: false,
+        }
+    }
+
+    /// Looks at the connection before its task sleeps. `Pending` has arranged for the next look.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        let next = if self.streams.is_some() { self.look_h2() } else { self.look_h1() };
+        match next {
+            Err(verdict) => Poll::Ready(verdict),
+            Ok(None) => Poll::Pending,
+            Ok(Some(at)) => {
+                self.arm(cx, at);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn arm(&mut self, cx: &mut Context<'_>, at: Instant) {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        let fresh = sleep.deadline() == at;
+        if sleep.deadline() > at || sleep.is_elapsed() {
+            sleep.as_mut().reset(at);
+        } else if !fresh {
+            return;
+        }
+        if sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn look_h1(&mut self) -> Result<Option<Instant>, Verdict> {
+        let phase = self.flow.phase();
+        let blocked = self.flow.write_blocked();
+        if !blocked {
+            self.write.release();
+        }
+        let timed = match phase {
+            Phase::Upgraded => false,
+            Phase::Busy => blocked || self.flow.body_open(),
+            Phase::Idle | Phase::Head | Phase::Lingering => true,
+        };
+        if !timed {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        let key = (phase, self.flow.requests());
+        if key != self.key {
+            // The first head has to be complete within the header time from the connection's start.
+            if key.1 != 0 || phase == Phase::Lingering {
+                self.since = now;
+            }
+            self.key = key;
+            self.read = Pace::from(self.flow.bytes_in());
+        }
+        let mut next = None;
+        if blocked {
+            next = self.look_at_writes(now)?;
+        } else if let Some((limit, counter)) = match phase {
+            Phase::Idle if key.1 == 0 => Some((self.times.header, Counter::HeaderTimeouts)),
+            Phase::Idle => Some((self.times.keep_alive, Counter::IdleCloses)),
+            Phase::Head => Some((self.times.header, Counter::HeaderTimeouts)),
+            Phase::Lingering => Some((self.times.linger, Counter::LingerTimeouts)),
+            Phase::Busy | Phase::Upgraded => None,
+        } {
+            let at = self.since + limit;
+            if now >= at {
+                self.counters.add(counter);
+                return Err(Verdict::Close);
+            }
+            next = Some(at);
+        }
+        if phase == Phase::Busy && self.flow.body_open() {
+            let at = now + self.look_at_body(now).min(TICK);
+            next = Some(next.map_or(at, |n| n.min(at)));
+        }
+        Ok(next)
+    }
+
+    fn look_at_writes(&mut self, now: Instant) -> Result<Option<Instant>, Verdict> {
+        match self.write.observe(&self.times.write, now, true, self.flow.bytes_out()) {
+            Ok(next) => Ok(next.map(|n| now + n)),
+            Err(_) => {
+                self.counters.add(Counter::WriteStalls);
+                Err(Verdict::Close)
+            }
+        }
+    }
+
+    fn look_at_body(&mut self, now: Instant) -> Duration {
+        let (waited, bytes) = (self.flow.body_waited(), self.flow.bytes_in());
+        match self.read.observe(&self.times.read, now, waited, bytes) {
+            Ok(next) => next.unwrap_or(TICK),
+            Err(_) => {
+                if !self.flow.body_timed_out() {
+                    self.counters.add(Counter::BodyStalls);
+                    self.flow.time_out_body();
+                }
+                TICK
+            }
+        }
+    }
+
+    fn look_h2(&mut self) -> Result<Option<Instant>, Verdict> {
+        let now = Instant::now();
+        let mut next = None;
+        if self.flow.write_blocked() {
+            next = self.look_at_writes(now)?;
+        } else {
+            self.write.release();
+        }
+        let active = self.streams.as_ref().map_or(0, |s| s.active());
+        let at = if self.flow.phase() == Phase::Lingering {
+            self.enter((Phase::Lingering, 0), now);
+            self.since + self.times.linger
+        } else if active > 0 {
+            self.enter((Phase::Busy, 0), now);
+            if now >= self.since + TICK {
+                self.since = now;
+                if let Some(streams) = &self.streams {
+                    let (stalled, reset) = streams.sweep(now, &self.times.read, &self.times.write);
+                    self.counters.add_many(Counter::BodyStalls, stalled);
+                    self.counters.add_many(Counter::WriteStalls, reset);
+                }
+            }
+            self.since + TICK
+        } else {
+            let requests = self.flow.requests();
+            if requests != 0 {
+                self.enter((Phase::Idle, requests), now);
+            }
+            self.since + if requests == 0 { self.times.header } else { self.times.keep_alive }
+        };
+        if active == 0 && now >= at {
+            self.since = now;
+            self.counters.add(if self.flow.requests() == 0 { Counter::HeaderTimeouts } else { Counter::IdleCloses });
+            if self.said_goodbye || self.flow.requests() == 0 || self.key.0 == Phase::Lingering {
+                return Err(Verdict::Close);
+            }
+            self.said_goodbye = true;
+            return Err(Verdict::Goodbye);
+        }
+        Ok(Some(next.map_or(at, |n| n.min(at))))
+    }
+
+    fn enter(&mut self, key: (Phase, u32), now: Instant) {
+        if self.key != key {
+            self.key = key;
+            self.since = now;
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Between hyper and the Tower service: one extension in, one thin body wrapper out, no box, no clone of a ready service.
+
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{
+    body::{ReplyBody, ReplyGuard, RequestBody},
+    drain::{Stage, Stages, StreamEnd},
+    flow::Flow,
+    streams::Streams,
+};
+use crate::context::{ConnectionInfo, RequestContext};
+
+/// A refused request body up to this size is left to hyper, which reads it if it is already there and keeps the connection.
+const SMALL_BODY: u64 = 16 * 1024;
+
+/// What all requests of one connection share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) info: ConnectionInfo,
+    pub(super) stages: Arc<Stages>,
+    pub(super) hsts: Option<HeaderValue>,
+}
+
+/// hyper calls through `&self` and one call at a time, so a `RefCell` does where others clone the service per request.
+pub(super) struct Adapter<S> {
+    service: RefCell<S>,
+    shared: Arc<Shared>,
+    flow: Arc<Flow>,
+    streams: Option<Arc<Streams>>,
+}
+
+impl<S> Adapter<S> {
+    pub(super) fn new(service: S, shared: Arc<Shared>, flow: Arc<Flow>, streams: Option<Arc<Streams>>) -> Self {
+        Self { service: RefCell::new(service), shared, flow, streams }
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Adapter<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    type Response = Response<ReplyBody<B>>;
+    type Error = Infallible;
+    type Future = ReplyFuture<S>;
+
+    fn call(&self, request: Request<Incoming>) -> ReplyFuture<S> {
+        let flow = match &self.streams {
+            None => Arc::clone(&self.flow),
+            Some(streams) => {
+                self.flow.begin(false);
+                streams.open()
+            }
+        };
+        let with_body = !request.body().is_end_stream();
+        let large_body = with_body && request.body().size_hint().exact().is_none_or(|n| n > SMALL_BODY);
+        flow.begin(with_body);
+        let facts = Facts {
+            connect: request.method() == Method::CONNECT,
+            get: request.method() == Method::GET,
+            large_body,
+            per_stream: self.streams.is_some(),
+        };
+        let body_flow = with_body.then(|| Arc::clone(&flow));
+        let mut request = request.map(|body| RequestBody::new(body, body_flow));
+        RequestContext::of_mut(request.extensions_mut()).set_connection(self.shared.info.clone());
+
+        let mut service = self.service.borrow_mut();
+        let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => State::Calling { future: service.call(request) },
+            Poll::Ready(Err(never)) => match never {},
+            // What this instance has queued for must not be left behind unpolled: it goes with the request.
+            Poll::Pending => {
+                let fresh = service.clone();
+                State::NotReady { service: mem::replace(&mut *service, fresh), request: Some(request) }
+            }
+        };
+        ReplyFuture { state, facts, guard: Some(ReplyGuard::new(flow)), shared: Arc::clone(&self.shared) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Facts {
+    connect: bool,
+    get: bool,
+    large_body: bool,
+    per_stream: bool,
+}
+
+pin_project! {
+    /// The service's future, then a few fields on its response.
+    pub(super) struct ReplyFuture<S: Service<Request<RequestBody>>> {
+        #[pin]
+        state: State<S, S::Future>,
+        facts: Facts,
+        guard: Option<ReplyGuard>,
+        shared: Arc<Shared>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, F> {
+        NotReady { service: S, request: Option<Request<RequestBody>> },
+        Calling { #[pin] future: F },
+    }
+}
+
+impl<S, B> Future for ReplyFuture<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+{
+    type Output = Result<Response<ReplyBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut me = self.project();
+        loop {
+            match me.state.as_mut().project() {
+                StateProj::NotReady { service, request } => {
+                    ready!(service.poll_ready(cx))?;
+                    let Some(request) = request.take() else { return Poll::Pending };
+                    let future = service.call(request);
+                    me.state.set(State::Calling { future });
+                }
+                StateProj::Calling { future } => {
+                    let response = ready!(future.poll(cx))?;
+                    let Some(guard) = me.guard.take() else { return Poll::Pending };
+                    return Poll::Ready(Ok(finish(response, guard, *me.facts, me.shared)));
+                }
+            }
+        }
+    }
+}
+
+fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared: &Arc<Shared>) -> Response<ReplyBody<B>> {
+    let flow = guard.flow();
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS || (facts.connect && status.is_success()) {
+        flow.upgrade();
+    } else if facts.large_body && !facts.per_stream && flow.body_unread() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    flow.reply_started();
+    if let Some(hsts) = &shared.hsts {
+        response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+    }
+    // A stream that the client opened to listen can be opened again elsewhere; one that carries the answer to a POST is a
+    // request in flight and gets the drain time.
+    let end = is_event_stream(&response).then(|| {
+        let stage = if facts.get { Stage::Draining } else { Stage::Ending };
+        StreamEnd::at(Arc::clone(&shared.stages), stage)
+    });
+    response.map(|body| ReplyBody::new(body, guard, facts.per_stream, end))
+}
+
+fn is_event_stream<B>(response: &Response<B>) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.as_bytes().get(..TYPE.len()))
+        .is_some_and(|v| v.eq_ignore_ascii_case(TYPE))
+}

@@ -1,0 +1,259 @@
+//! Request bodies on their way to a target.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    pin::Pin,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use super::drive::Shared;
+use crate::rejection::Rejection;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A request body of any origin: empty, bytes, or a stream that is forwarded as it arrives.
+pub struct Body {
+    kind: Kind,
+    shared: Option<Arc<Shared>>,
+}
+
+enum Kind {
+    Empty,
+    Full(Bytes),
+    Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>),
+}
+
+/// The client's side of an upload failed.
+#[derive(Debug)]
+pub(crate) enum UploadError {
+    /// A limit of this server was reached.
+    TooLarge,
+    /// An outer part of this server says how to answer: the body's error has a [`Rejection`] among its sources.
+    Rejected(Box<Rejection>),
+    /// The client's framing is wrong, or it went away.
+    Broken(Box<str>),
+}
+
+impl Body {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { kind: Kind::Empty, shared: None }
+    }
+
+    /// Streams another body. Nothing is buffered.
+    pub fn stream<B>(body: B) -> Self
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        Self { kind: Kind::Stream(Box::pin(Erased { body })), shared: None }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty)
+    }
+
+    pub(crate) fn watched(mut self, shared: Arc<Shared>) -> Self {
+        self.shared = Some(shared);
+        self
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { kind: if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) }, shared: None }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Empty => "Body(empty)",
+            Kind::Full(_) => "Body(bytes)",
+            Kind::Stream(_) => "Body(stream)",
+        })
+    }
+}
+
+pin_project_lite::pin_project! {
+    struct Erased<B> { #[pin] body: B }
+}
+
+impl<B> HttpBody for Erased<B>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().body.poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(shared) = &this.shared {
+            // The connection polls its body again whenever it is woken, and the `100` arrives through the same connection.
+            if shared.await_continue.load(Ordering::Relaxed) && !shared.continue_received.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+        }
+        let frame = match &mut this.kind {
+            Kind::Empty => None,
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.kind = Kind::Empty;
+                Some(Ok(Frame::data(bytes)))
+            }
+            Kind::Stream(body) => {
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                frame.map(|f| f.map(without_forbidden_trailers))
+            }
+        };
+        if let Some(shared) = &this.shared {
+            match &frame {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        shared.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    }
+                    if this.is_end_stream() {
+                        shared.uploading.store(false, Ordering::Relaxed);
+                    }
+                }
+                Some(Err(error)) => {
+                    let mut slot = shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    *slot = Some(classify(error.as_ref()));
+                }
+                None => shared.uploading.store(false, Ordering::Relaxed),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+fn classify(error: &(dyn StdError + 'static)) -> UploadError {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.is::<crate::body_limit::LengthLimitError>() {
+            return UploadError::TooLarge;
+        }
+        if let Some(rejection) = cause.downcast_ref::<Rejection>() {
+            return UploadError::Rejected(Box::new(rejection.clone()));
+        }
+        next = cause.source();
+    }
+    UploadError::Broken(error.to_string().into())
+}
+
+/// Fields that decide framing, routing or identity have no business in a trailer section (RFC 9110 §6.5.1).
+pub(crate) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
+fn clean_trailers(trailers: &mut HeaderMap) {
+    const FORBIDDEN: &[HeaderName] = &[
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::HOST,
+        header::AUTHORIZATION,
+        header::PROXY_AUTHORIZATION,
+        header::PROXY_AUTHENTICATE,
+        header::COOKIE,
+        header::SET_COOKIE,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::CACHE_CONTROL,
+        header::LOCATION,
+        header::WWW_AUTHENTICATE,
+        header::FORWARDED,
+        header::VIA,
+    ];
+    let named = crate::net::connection_options(trailers);
+    let doomed: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            let text = name.as_str();
+            FORBIDDEN.contains(name)
+                || named.iter().any(|n| n.eq_ignore_ascii_case(text))
+                || text.starts_with("x-forwarded")
+                || text.starts_with("x-proxy-")
+                || text.starts_with("access-control-")
+                || matches!(text, "keep-alive" | "proxy-connection" | "x-real-ip" | "client-cert" | "client-cert-chain")
+        })
+        .cloned()
+        .collect();
+    for name in doomed {
+        trailers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_that_frame_route_or_identify_are_dropped() {
+        let mut t = HeaderMap::new();
+        for name in
+            ["content-length", "transfer-encoding", "host", "authorization", "set-cookie", "connection", "x-forwarded-for"]
+        {
+            t.insert(HeaderName::from_static(name), "x-named".parse().unwrap());
+        }
+        t.insert("x-named", "1".parse().unwrap());
+        t.insert("x-proxy-token", "1".parse().unwrap());
+        t.insert("x-checksum", "1".parse().unwrap());
+        clean_trailers(&mut t);
+        assert_eq!(t.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-checksum"]);
+    }
+}

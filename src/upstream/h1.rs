@@ -1,0 +1,323 @@
+//! An HTTP/1.1 connection that is polled by whoever uses it.
+
+use std::{
+    future::Future as _,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::{
+    body::{Body, UploadError},
+    drive::Shared,
+    error::{Error, Kind},
+};
+use crate::connect::ConnectedIo;
+
+/// What a target may send and how long it may take until its final header section is complete.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLimits {
+    /// From the last byte of the request to the last byte of the header section.
+    pub(crate) timeout: Duration,
+    /// Size of one header section, in bytes.
+    pub(crate) max_bytes: usize,
+    /// Number of fields.
+    pub(crate) max_count: usize,
+    /// How long an `Expect: 100-continue` is waited on before the body is sent anyway (RFC 9110 §10.1.1).
+    pub(crate) continue_wait: Duration,
+}
+
+/// A socket that counts what is read, so that endless interim responses are noticed.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    io: ConnectedIo,
+    shared: Arc<Shared>,
+}
+
+impl Counted {
+    pub(crate) fn into_inner(self) -> ConnectedIo {
+        self.io
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.shared.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// One timer that is only moved when it has to ring earlier, or when it has rung too early.
+#[derive(Debug)]
+pub(crate) struct LazyTimer {
+    sleep: Pin<Box<Sleep>>,
+    deadline: Instant,
+}
+
+impl LazyTimer {
+    pub(crate) fn new(deadline: Instant) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep_until(deadline)), deadline }
+    }
+
+    pub(crate) fn set(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        if deadline < self.sleep.deadline() {
+            self.sleep.as_mut().reset(deadline);
+        }
+    }
+
+    /// Ready once the deadline has passed; a timer that rang for an older deadline is wound up again.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if Instant::now() >= self.deadline {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.deadline);
+        }
+    }
+}
+
+/// A connection with everything that belongs to it.
+pub(crate) struct H1 {
+    tx: http1::SendRequest<Body>,
+    conn: http1::Connection<TokioIo<Counted>, Body>,
+    shared: Arc<Shared>,
+    waker: Waker,
+    timer: LazyTimer,
+    max_head_bytes: u64,
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+}
+
+/// Why an exchange gave no response.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// The request, if nothing of it has been written.
+    pub(crate) unsent: Option<Request<Body>>,
+    /// Not a byte of an answer was seen.
+    pub(crate) silent: bool,
+}
+
+impl H1 {
+    pub(crate) async fn handshake(io: ConnectedIo, peer: SocketAddr, limits: &HeadLimits) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::default());
+        let io = TokioIo::new(Counted { io, shared: shared.clone() });
+        let (tx, conn) = http1::Builder::new()
+            .max_headers(limits.max_count)
+            .max_header_size(limits.max_bytes)
+            .max_buf_size(limits.max_bytes.max(64 * 1024) * 2)
+            .handshake(io)
+            .await
+            .map_err(|e| Error::from_hyper(&e))?;
+        let waker = Waker::from(shared.clone());
+        let timer = LazyTimer::new(Instant::now() + limits.timeout);
+        Ok(Self { tx, conn, shared, waker, timer, max_head_bytes: limits.max_bytes as u64 * 4, peer })
+    }
+
+    /// Whether a connection at rest can take another request. A socket that was closed, or that sent bytes nobody asked for,
+    /// cannot.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        let mut cx = Context::from_waker(&self.waker);
+        let usable = self.conn.poll_without_shutdown(&mut cx).is_pending() && self.tx.is_ready();
+        self.shared.rest();
+        usable
+    }
+
+    /// Puts the connection to rest after an exchange; whether it can be kept.
+    pub(crate) fn rest(&mut self) -> bool {
+        if !self.tx.is_ready() {
+            return self.is_usable();
+        }
+        self.shared.rest();
+        !self.tx.is_closed()
+    }
+
+    /// Whether the request body is still under way.
+    pub(crate) fn is_uploading(&self) -> bool {
+        self.shared.uploading.load(Ordering::Relaxed)
+    }
+
+    /// Sends a request and waits for the head of the final response.
+    pub(crate) async fn exchange(&mut self, request: Request<Body>, limits: &HeadLimits) -> Result<Response<Incoming>, Failed> {
+        let expects = request.headers().contains_key(http::header::EXPECT);
+        let mut request = request.map(|body| {
+            let uploading = !body.is_empty();
+            self.shared.reset(uploading, expects && uploading);
+            if uploading { body.watched(self.shared.clone()) } else { body }
+        });
+        if expects {
+            let shared = self.shared.clone();
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    shared.continue_received.store(true, Ordering::Relaxed);
+                }
+            });
+        }
+        let started_at = self.shared.read.load(Ordering::Relaxed);
+        let mut sent_before = self.shared.sent.load(Ordering::Relaxed);
+        let start = Instant::now();
+        let mut wait = if expects { limits.continue_wait.min(limits.timeout) } else { limits.timeout };
+        self.timer.set(start + wait);
+        let mut response = pin!(self.tx.try_send_request(request));
+        let (conn, shared, timer, waker) = (&mut self.conn, &self.shared, &mut self.timer, &self.waker);
+        let max_head_bytes = self.max_head_bytes;
+
+        let outcome = std::future::poll_fn(|cx| {
+            shared.enter(cx);
+            let mut inner = Context::from_waker(waker);
+            let mut unseen = Context::from_waker(Waker::noop());
+            let mut rounds = 0;
+            loop {
+                let ended = conn.poll_without_shutdown(&mut inner).is_ready();
+                if let Poll::Ready(result) = response.as_mut().poll(&mut unseen) {
+                    shared.leave_ready();
+                    return Poll::Ready(result.map_err(|mut e| {
+                        let unsent = e.take_message();
+                        (Error::from_hyper(&e.into_error()), unsent)
+                    }));
+                }
+                if ended {
+                    shared.leave_ready();
+                    return Poll::Ready(Err((Error::new(Kind::Terminated), None)));
+                }
+                let interim = shared.read.load(Ordering::Relaxed) - started_at;
+                if interim > max_head_bytes {
+                    shared.leave_ready();
+                    return Poll::Ready(Err((Error::new(Kind::HeadTooLarge), None)));
+                }
+                if timer.poll(&mut inner).is_ready() {
+                    let sent = shared.sent.load(Ordering::Relaxed);
+                    let waiting = shared.await_continue.swap(false, Ordering::Relaxed);
+                    if waiting || sent > sent_before {
+                        // Either the body may now go without a `100`, or the upload has moved: the clock starts again.
+                        sent_before = sent;
+                        wait = limits.timeout;
+                        timer.set(Instant::now() + wait);
+                        continue;
+                    }
+                    shared.leave_ready();
+                    return Poll::Ready(Err((Error::new(Kind::HeadTimeout), None)));
+                }
+                rounds += 1;
+                if rounds == 8 || !shared.take_woken() {
+                    shared.leave(cx);
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
+        // Whatever is left of a body that waited for `100 Continue` may go now that the final answer is known.
+        self.shared.await_continue.store(false, Ordering::Relaxed);
+        outcome.map_err(|(error, unsent)| {
+            let silent = self.shared.read.load(Ordering::Relaxed) == started_at;
+            Failed { error: self.blame(error), unsent, silent }
+        })
+    }
+
+    /// An error of the request body is the client's, whatever the connection makes of it.
+    fn blame(&self, error: Error) -> Error {
+        match self.shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(UploadError::TooLarge) => Error::new(Kind::RequestTooLarge),
+            Some(UploadError::Rejected(rejection)) => Error::rejected(*rejection),
+            Some(UploadError::Broken(text)) => Error::new(Kind::RequestBroken).with_detail(text),
+            None => error,
+        }
+    }
+
+    /// Polls the body of the response together with the connection that it comes from.
+    ///
+    /// The timer set by [`Self::set_idle_deadline`] rings here.
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
+        self.shared.enter(cx);
+        let mut inner = Context::from_waker(&self.waker);
+        let mut unseen = Context::from_waker(Waker::noop());
+        let mut rounds = 0;
+        loop {
+            for step in 0..2 {
+                if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut unseen) {
+                    self.shared.leave_ready();
+                    return Poll::Ready(frame.map(|f| f.map_err(|e| self.blame(Error::from_hyper(&e)))));
+                }
+                if step == 0 && self.conn.poll_without_shutdown(&mut inner).is_ready() {
+                    // The connection has ended and left in the channel whatever there was; an unfinished body errs there.
+                    let last = Pin::new(&mut *incoming).poll_frame(&mut unseen);
+                    self.shared.leave_ready();
+                    return match last {
+                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| self.blame(Error::from_hyper(&e))))),
+                        Poll::Pending => Poll::Ready(Some(Err(Error::new(Kind::Incomplete)))),
+                    };
+                }
+            }
+            if self.timer.poll(&mut inner).is_ready() {
+                self.shared.leave_ready();
+                return Poll::Ready(Some(Err(Error::new(Kind::Idle))));
+            }
+            rounds += 1;
+            if rounds == 8 || !self.shared.take_woken() {
+                self.shared.leave(cx);
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Nothing may move for that long from now on.
+    pub(crate) fn set_idle_deadline(&mut self, at: Instant) {
+        self.timer.set(at);
+    }
+
+    /// Gives up the HTTP part: the socket, and what was read beyond the response head.
+    pub(crate) fn into_io(self) -> (ConnectedIo, Bytes) {
+        let parts = self.conn.into_parts();
+        (parts.io.into_inner().into_inner(), parts.read_buf)
+    }
+
+    /// Runs the connection on its own until the exchange is over, for a response that arrives while the request is still being
+    /// sent: then neither direction may wait for the other.
+    pub(crate) async fn run(mut self: Box<Self>) {
+        let _ = std::future::poll_fn(|cx| self.conn.poll_without_shutdown(cx)).await;
+    }
+}

@@ -1,0 +1,230 @@
+//! Connections at rest, by what they were opened for.
+//!
+//! The key is scheme, host and port, the policy generation that judged the connection, and the principal it was opened for; never
+//! the address. A policy swap therefore starts a new pool, and a framing fault of one principal's connection reaches nobody else.
+//! All connections of an [`Upstream`](super::Upstream) share one TLS configuration, so that is part of the key by construction.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::client::conn::http2;
+use tokio::time::Instant;
+
+use super::{body::Body, h1::H1};
+use crate::net::Origin;
+
+const SHARDS: usize = 16;
+
+/// What a connection may be used again for.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    hash: u64,
+    origin: Arc<Origin>,
+    generation: u64,
+    tenant: Option<Arc<str>>,
+}
+
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Key {
+    pub(crate) fn new(origin: &Arc<Origin>, generation: u64, tenant: Option<&Arc<str>>) -> Self {
+        let secure = origin.scheme().is_secure();
+        let hash = HASHER.hash_one((secure, origin.authority().as_bytes(), origin.port(), generation, tenant.map(AsRef::as_ref)));
+        Self { hash, origin: origin.clone(), generation, tenant: tenant.cloned() }
+    }
+
+    fn matches(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.generation == other.generation
+            && self.tenant == other.tenant
+            && (Arc::ptr_eq(&self.origin, &other.origin)
+                || (self.origin.scheme().is_secure() == other.origin.scheme().is_secure()
+                    && self.origin.host() == other.origin.host()
+                    && self.origin.port() == other.origin.port()))
+    }
+}
+
+struct Idle {
+    key: Key,
+    conn: Box<H1>,
+    since: Instant,
+}
+
+struct Multiplexed {
+    key: Key,
+    sender: http2::SendRequest<Body>,
+    peer: std::net::SocketAddr,
+}
+
+/// Limits of the pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolLimits {
+    pub(crate) idle_per_key: usize,
+    pub(crate) idle_total: usize,
+    pub(crate) idle_timeout: Duration,
+}
+
+pub(crate) struct Pool {
+    shards: [Mutex<HashMap<u64, Vec<Idle>>>; SHARDS],
+    multiplexed: Mutex<HashMap<u64, Vec<Multiplexed>>>,
+    idle: AtomicUsize,
+    newest: AtomicU64,
+    sweeping: AtomicBool,
+    limits: PoolLimits,
+    this: Weak<Self>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    pub(crate) fn new(limits: PoolLimits) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            shards: Default::default(),
+            multiplexed: Mutex::default(),
+            idle: AtomicUsize::new(0),
+            newest: AtomicU64::new(0),
+            sweeping: AtomicBool::new(false),
+            limits,
+            this: this.clone(),
+        })
+    }
+
+    fn shard(&self, key: &Key) -> &Mutex<HashMap<u64, Vec<Idle>>> {
+        // The top bits, because the map inside uses the low ones.
+        let index = (key.hash >> 60) as usize % SHARDS;
+        self.shards.get(index).unwrap_or(&self.shards[0])
+    }
+
+    /// The connection that came to rest last, if one is usable. Dead ones found on the way are closed.
+    pub(crate) fn take(&self, key: &Key) -> Option<Box<H1>> {
+        self.note_generation(key.generation);
+        loop {
+            let mut found = {
+                let mut shard = lock(self.shard(key));
+                let list = shard.get_mut(&key.hash)?;
+                let index = list.iter().rposition(|idle| idle.key.matches(key))?;
+                list.swap_remove(index)
+            };
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+            if found.conn.is_usable() {
+                return Some(found.conn);
+            }
+        }
+    }
+
+    /// Keeps a connection that has finished an exchange, unless it is full or superseded.
+    pub(crate) fn put(&self, key: Key, mut conn: Box<H1>) {
+        if key.generation < self.newest.load(Ordering::Relaxed) || !conn.rest() {
+            return;
+        }
+        if self.idle.fetch_add(1, Ordering::Relaxed) >= self.limits.idle_total {
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let since = Instant::now();
+        {
+            let mut shard = lock(self.shard(&key));
+            let list = shard.entry(key.hash).or_default();
+            if list.len() >= self.limits.idle_per_key {
+                drop(shard);
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+            list.push(Idle { key, conn, since });
+        }
+        self.ensure_sweeper();
+    }
+
+    pub(crate) fn take_multiplexed(&self, key: &Key) -> Option<(http2::SendRequest<Body>, std::net::SocketAddr)> {
+        self.note_generation(key.generation);
+        let mut map = lock(&self.multiplexed);
+        let list = map.get_mut(&key.hash)?;
+        list.retain(|m| !m.sender.is_closed());
+        list.iter().find(|m| m.key.matches(key)).map(|m| (m.sender.clone(), m.peer))
+    }
+
+    pub(crate) fn put_multiplexed(&self, key: Key, sender: http2::SendRequest<Body>, peer: std::net::SocketAddr) {
+        lock(&self.multiplexed).entry(key.hash).or_default().push(Multiplexed { key, sender, peer });
+        self.ensure_sweeper();
+    }
+
+    /// Number of connections at rest.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    fn note_generation(&self, generation: u64) {
+        if self.newest.fetch_max(generation, Ordering::Relaxed) < generation {
+            self.sweep(Instant::now());
+        }
+    }
+
+    /// Closes what is superseded, has rested too long, or was closed by its target.
+    fn sweep(&self, now: Instant) {
+        let newest = self.newest.load(Ordering::Relaxed);
+        for shard in &self.shards {
+            let mut closed = Vec::new();
+            lock(shard).retain(|_, list| {
+                let mut index = 0;
+                while let Some(idle) = list.get_mut(index) {
+                    let keep = idle.key.generation >= newest
+                        && now.saturating_duration_since(idle.since) < self.limits.idle_timeout
+                        && idle.conn.is_usable();
+                    if keep {
+                        index += 1;
+                    } else {
+                        closed.push(list.swap_remove(index));
+                    }
+                }
+                !list.is_empty()
+            });
+            self.idle.fetch_sub(closed.len(), Ordering::Relaxed);
+        }
+        lock(&self.multiplexed).retain(|_, list| {
+            list.retain(|m| m.key.generation >= newest && !m.sender.is_closed());
+            !list.is_empty()
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle() == 0 && lock(&self.multiplexed).is_empty()
+    }
+
+    /// One task sweeps while there is something at rest; it ends with the pool or when the pool is empty.
+    fn ensure_sweeper(&self) {
+        if self.sweeping.load(Ordering::Relaxed) || self.sweeping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let pool = self.this.clone();
+        let period = (self.limits.idle_timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(period).await;
+                let Some(pool) = pool.upgrade() else { return };
+                pool.sweep(Instant::now());
+                if pool.is_empty() {
+                    pool.sweeping.store(false, Ordering::Release);
+                    // Something may have come to rest between the look and the note.
+                    if pool.is_empty() || pool.sweeping.swap(true, Ordering::AcqRel) {
+                        return;
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("idle", &self.idle()).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,166 @@
+//! Response bodies from a target.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{
+    body::without_forbidden_trailers,
+    error::{Error, Kind as ErrorKind},
+    h1::{H1, LazyTimer},
+    pool::{Key, Pool},
+};
+
+/// A response body that streams from the target. Dropping it aborts the exchange at once; reading it to its end returns the
+/// connection to the pool.
+pub struct UpstreamBody {
+    kind: Kind,
+    idle: Duration,
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+enum Kind {
+    Empty,
+    /// HTTP/1.1: the connection is polled from here.
+    Inline {
+        incoming: Incoming,
+        conn: Option<Box<H1>>,
+        home: Option<(Arc<Pool>, Key)>,
+    },
+    /// HTTP/2, or a connection that a task of its own drives.
+    Driven {
+        incoming: Incoming,
+        timer: LazyTimer,
+    },
+}
+
+impl UpstreamBody {
+    pub(crate) fn empty() -> Self {
+        Self { kind: Kind::Empty, idle: Duration::ZERO, end: None }
+    }
+
+    pub(crate) fn inline(incoming: Incoming, mut conn: Box<H1>, home: Arc<Pool>, key: Key, idle: Duration) -> Self {
+        if conn.is_uploading() {
+            tokio::spawn(conn.run());
+            return Self::driven(incoming, idle);
+        }
+        if incoming.is_end_stream() {
+            home.put(key, conn);
+            return Self::empty();
+        }
+        conn.set_idle_deadline(Instant::now() + idle);
+        Self { kind: Kind::Inline { incoming, conn: Some(conn), home: Some((home, key)) }, idle, end: None }
+    }
+
+    /// A body whose connection is closed at its end.
+    pub(crate) fn alone(incoming: Incoming, mut conn: Box<H1>, idle: Duration) -> Self {
+        conn.set_idle_deadline(Instant::now() + idle);
+        Self { kind: Kind::Inline { incoming, conn: Some(conn), home: None }, idle, end: None }
+    }
+
+    pub(crate) fn driven(incoming: Incoming, idle: Duration) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self { kind: Kind::Driven { incoming, timer: LazyTimer::new(Instant::now() + idle) }, idle, end: None }
+    }
+
+    /// Ends the stream when the future is ready: for event streams, whose readers come back by themselves.
+    pub(crate) fn end_on(&mut self, end: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.end = Some(end);
+    }
+
+    /// Nothing may arrive for that long, or the stream ends with an error. Comments on event streams count as arrivals.
+    pub fn set_idle_timeout(&mut self, idle: Duration) {
+        self.idle = idle;
+        let at = Instant::now() + idle;
+        match &mut self.kind {
+            Kind::Empty => {}
+            Kind::Inline { conn, .. } => {
+                if let Some(conn) = conn {
+                    conn.set_idle_deadline(at);
+                }
+            }
+            Kind::Driven { timer, .. } => timer.set(at),
+        }
+    }
+}
+
+impl HttpBody for UpstreamBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if let Some(end) = &mut this.end {
+            if end.as_mut().poll(cx).is_ready() {
+                this.kind = Kind::Empty;
+                this.end = None;
+                return Poll::Ready(None);
+            }
+        }
+        let frame = match &mut this.kind {
+            Kind::Empty => return Poll::Ready(None),
+            Kind::Inline { incoming, conn: slot, home } => {
+                let Some(conn) = slot else { return Poll::Ready(None) };
+                let frame = ready!(conn.poll_body(cx, incoming));
+                match &frame {
+                    Some(Ok(_)) if !incoming.is_end_stream() => conn.set_idle_deadline(Instant::now() + this.idle),
+                    Some(Ok(_)) | None => {
+                        if let (Some(conn), Some((pool, key))) = (slot.take(), home.take()) {
+                            pool.put(key, conn);
+                        }
+                    }
+                    Some(Err(_)) => *slot = None,
+                }
+                frame
+            }
+            Kind::Driven { incoming, timer } => match Pin::new(incoming).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    if matches!(frame, Some(Ok(_))) {
+                        timer.set(Instant::now() + this.idle);
+                    }
+                    frame.map(|f| f.map_err(|e| Error::from_hyper(&e)))
+                }
+                Poll::Pending => {
+                    ready!(timer.poll(cx));
+                    Some(Err(Error::new(ErrorKind::Idle)))
+                }
+            },
+        };
+        if !matches!(frame, Some(Ok(_))) {
+            this.kind = Kind::Empty;
+        }
+        Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Inline { incoming, .. } | Kind::Driven { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Inline { incoming, .. } | Kind::Driven { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBody").field("end", &self.is_end_stream()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,464 @@
+//! The server over real loopback sockets: limits, closes, drain.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use portcullis::{
+    context::RequestContext,
+    serve::{BodyError, Builder, Drained, RequestBody, Server},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+type Body = BoxBody<Bytes, Infallible>;
+
+struct Running {
+    addr: SocketAddr,
+    server: Server,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Drained>,
+}
+
+impl Running {
+    async fn start(builder: Builder) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = builder.build();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let signal = server.shutdown_signal();
+        let tunnels = server.tunnels();
+        let service = tower::service_fn(move |request| answer(request, signal.clone(), tunnels.clone()));
+        let task = tokio::spawn({
+            let server = server.clone();
+            async move {
+                server
+                    .serve(listener, service, async {
+                        let _ = stopped.await;
+                    })
+                    .await
+            }
+        });
+        Self { addr, server, stop: Some(stop), task }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.addr).await.unwrap()
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed()
+}
+
+/// The test's application.
+async fn answer(
+    request: Request<RequestBody>,
+    mut signal: portcullis::signal::Signal,
+    tunnels: portcullis::serve::Tunnels,
+) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let response = match path.as_str() {
+        "/peer" => {
+            let peer = RequestContext::of(request.extensions()).and_then(|c| c.connection()).unwrap().peer();
+            Response::new(full(peer.to_string()))
+        }
+        // An early refusal: the body is not looked at.
+        "/413" => Response::builder().status(413).body(full("too large")).unwrap(),
+        "/echo" => match request.into_body().collect().await {
+            Ok(body) => Response::new(full(body.to_bytes())),
+            Err(error) => {
+                let error: BodyError = error;
+                Response::builder().status(error.rejection().status()).body(full(error.to_string())).unwrap()
+            }
+        },
+        "/slow" => {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Response::new(full("done"))
+        }
+        "/big" => {
+            let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+            let frames = (0..1024).map(move |_| Ok::<_, Infallible>(http_body::Frame::data(chunk.clone())));
+            Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed())
+        }
+        "/events" => {
+            let first = futures_util::stream::iter([Ok::<_, Infallible>(http_body::Frame::data(Bytes::from("data: 1\n\n")))]);
+            let rest = futures_util::stream::pending();
+            let body = StreamBody::new(futures_util::StreamExt::chain(first, rest)).boxed();
+            Response::builder().header("content-type", "text/event-stream; charset=utf-8").body(body).unwrap()
+        }
+        "/tunnel" => {
+            let upgrade = hyper::upgrade::on(request);
+            let guard = tunnels.track();
+            tokio::spawn(async move {
+                let mut io = TokioIo::new(upgrade.await.unwrap());
+                let mut buf = [0; 64];
+                loop {
+                    tokio::select! {
+                        n = io.read(&mut buf) => match n {
+                            Ok(n) if n > 0 => io.write_all(&buf[..n]).await.unwrap(),
+                            _ => break,
+                        },
+                        reason = signal.fired() => {
+                            io.write_all(reason.websocket_code().to_string().as_bytes()).await.unwrap();
+                            io.shutdown().await.unwrap();
+                            break;
+                        }
+                    }
+                }
+                drop(guard);
+            });
+            Response::builder().status(101).header("upgrade", "echo").header("connection", "upgrade").body(full("")).unwrap()
+        }
+        _ => Response::new(full("hello")),
+    };
+    Ok(response)
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> (String, std::io::Result<usize>) {
+    let mut bytes = Vec::new();
+    let result = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.expect("closed in time");
+    (String::from_utf8_lossy(&bytes).into_owned(), result)
+}
+
+/// Reads one response with a Content-Length.
+async fn read_response(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    loop {
+        let mut chunk = [0; 4096];
+        let n = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut chunk)).await.expect("answered").unwrap();
+        assert!(n > 0, "closed after {:?}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&chunk[..n]);
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some(length) = head.lines().find_map(|l| l.strip_prefix("content-length: ")) else { return text };
+        if body.len() >= length.trim().parse::<usize>().unwrap() {
+            return text;
+        }
+    }
+}
+
+fn short() -> Builder {
+    Server::builder()
+        .header_timeout(Duration::from_millis(500))
+        .keep_alive(Duration::from_millis(800))
+        .body_idle_timeout(Duration::from_millis(500))
+        .write_idle_timeout(Duration::from_millis(500))
+        .linger(Duration::from_millis(300))
+        .drain(Duration::from_secs(2))
+}
+
+#[tokio::test]
+async fn http1_keeps_alive_and_knows_its_peer() {
+    let server = Running::start(Server::builder()).await;
+    let mut stream = server.connect().await;
+    let local = stream.local_addr().unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"GET /peer HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let response = read_response(&mut stream).await;
+        assert!(response.starts_with("http/1.1 200") && response.ends_with(&local.to_string()), "{response}");
+    }
+    assert_eq!(server.server.stats().accepted, 1);
+}
+
+#[tokio::test]
+async fn http2_by_prior_knowledge() {
+    let server = Running::start(Server::builder()).await;
+    let io = TokioIo::new(server.connect().await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let requests = (0..50).map(|i| {
+        let mut sender = sender.clone();
+        async move {
+            let body = Bytes::from(format!("body {i}"));
+            let request = Request::post("http://a/echo").body(Full::new(body.clone())).unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
+        }
+    });
+    futures_util::future::join_all(requests).await;
+    sender.ready().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_in_the_middle_of_its_upload_sees_the_early_answer() {
+    let server = Running::start(Server::builder()).await;
+    for _ in 0..20 {
+        let mut stream = server.connect().await;
+        stream.write_all(b"POST /413 HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n").await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let upload = async {
+            for _ in 0..30 {
+                write.write_all(&[b'x'; 30_000]).await?;
+            }
+            std::io::Result::Ok(())
+        };
+        let mut bytes = Vec::new();
+        let (sent, received) = tokio::join!(upload, read.read_to_end(&mut bytes));
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(sent.is_ok(), "{sent:?}");
+        assert!(received.is_ok(), "{received:?}");
+        assert!(text.starts_with("HTTP/1.1 413") && text.ends_with("too large"), "{text}");
+        assert!(text.contains("connection: close"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_upload_after_the_answer_is_cut() {
+    let server = Running::start(short()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"POST /413 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    let started = Instant::now();
+    let mut sent = 0;
+    while stream.write_all(b"1\r\nx\r\n").await.is_ok() {
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(started.elapsed() < Duration::from_secs(3), "still open after {sent} chunks");
+    }
+}
+
+#[tokio::test]
+async fn slow_heads_are_cut_while_others_are_served() {
+    let server = Running::start(short()).await;
+    let started = Instant::now();
+    let mut slow = Vec::new();
+    for i in 0..50 {
+        let mut stream = server.connect().await;
+        // Every fifth says nothing at all, every fifth begins like HTTP/2.
+        match i % 5 {
+            0 => {}
+            1 => stream.write_all(b"PRI * HT").await.unwrap(),
+            _ => stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").await.unwrap(),
+        }
+        slow.push(tokio::spawn(async move {
+            let dripped = async {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if i % 5 > 1 && stream.write_all(b"X-a: b\r\n").await.is_err() {
+                        break;
+                    }
+                    let mut buf = [0; 512];
+                    match stream.try_read(&mut buf) {
+                        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Ok(0) | Err(_) => break,
+                        Ok(n) => panic!("answered {:?}", String::from_utf8_lossy(&buf[..n])),
+                    }
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(3), dripped).await.expect("cut in time");
+            started.elapsed()
+        }));
+    }
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(read_response(&mut stream).await.starts_with("http/1.1 200"));
+    for task in slow {
+        let took = task.await.unwrap();
+        assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(1500), "{took:?}");
+    }
+    assert_eq!(server.server.stats().header_timeouts, 50);
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_after_the_keep_alive_time() {
+    let server = Running::start(short()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_response(&mut stream).await;
+    let started = Instant::now();
+    let (rest, result) = read_to_end(&mut stream).await;
+    assert!(rest.is_empty() && result.is_ok());
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(700) && took < Duration::from_millis(1500), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_stalled_body_is_answered_with_408() {
+    let server = Running::start(short()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nsome").await.unwrap();
+    let (text, result) = read_to_end(&mut stream).await;
+    assert!(result.is_ok() && text.starts_with("HTTP/1.1 408"), "{text}");
+    assert_eq!(server.server.stats().body_stalls, 1);
+}
+
+#[tokio::test]
+async fn a_dripping_body_is_answered_with_408() {
+    let server = Running::start(short().body_idle_timeout(Duration::from_secs(10)).min_rate(1000, None, Duration::from_secs(1))).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n").await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let mut bytes = Vec::new();
+    let drip = async {
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if write.write_all(b"x").await.is_err() {
+                break;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(4), read.read_to_end(&mut bytes));
+    tokio::select! {
+        () = drip => panic!("the drip went on"),
+        result = answer => { result.expect("answered in time").unwrap(); }
+    }
+    assert!(bytes.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&bytes));
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_is_cut() {
+    let server = Running::start(short()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut first = [0; 1000];
+    stream.read_exact(&mut first).await.unwrap();
+    let started = Instant::now();
+    while server.server.stats().write_stalls == 0 {
+        assert!(started.elapsed() < Duration::from_secs(3), "not cut");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.len() < 64 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn an_http2_reader_that_stops_loses_its_stream_only() {
+    let server = Running::start(short()).await;
+    let io = TokioIo::new(server.connect().await);
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let get = |path: &str| sender.clone().send_request(Request::get(format!("http://a{path}")).body(Full::default()).unwrap());
+    let mut stalled = get("/big").await.unwrap().into_body();
+    stalled.frame().await.unwrap().unwrap();
+    let started = Instant::now();
+    while server.server.stats().write_stalls == 0 {
+        assert!(started.elapsed() < Duration::from_secs(4), "not reset");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(stalled.collect().await.is_err());
+    assert_eq!(get("/").await.unwrap().into_body().collect().await.unwrap().to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn a_quiet_event_stream_outlives_every_timeout_and_ends_with_the_drain() {
+    let mut server = Running::start(short()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let io = TokioIo::new(server.connect().await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://a/events").body(Full::default()).unwrap();
+    let mut second = sender.send_request(request).await.unwrap().into_body();
+    second.frame().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let mut buf = [0; 1024];
+    let n = stream.read(&mut buf).await.unwrap();
+    assert!(String::from_utf8_lossy(&buf[..n]).contains("data: 1"));
+    let started = Instant::now();
+    server.stop();
+    let (rest, result) = read_to_end(&mut stream).await;
+    assert!(result.is_ok() && rest.ends_with("0\r\n\r\n"), "{rest}");
+    assert!(second.collect().await.unwrap().to_bytes().is_empty());
+    assert!(server.task.await.unwrap().is_clean());
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn the_drain_lets_requests_finish_and_tells_tunnels() {
+    let mut server = Running::start(short()).await;
+    let mut tunnel = server.connect().await;
+    tunnel.write_all(b"GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await.unwrap();
+    assert!(read_response(&mut tunnel).await.starts_with("http/1.1 101"));
+    // A tunnel is nobody's business for the time limits.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tunnel.write_all(b"ping").await.unwrap();
+    let mut buf = [0; 4];
+    tunnel.read_exact(&mut buf).await.unwrap();
+    let mut idle = server.connect().await;
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_response(&mut idle).await;
+    let mut busy = server.connect().await;
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(server.server.stats().tunnels, 1);
+
+    let started = Instant::now();
+    server.stop();
+    let (text, _) = read_to_end(&mut tunnel).await;
+    assert_eq!(text, "1001");
+    assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+    assert_eq!(read_to_end(&mut idle).await.0, "");
+    let (text, result) = read_to_end(&mut busy).await;
+    assert!(result.is_ok() && text.ends_with("done"), "{text}");
+    assert!(server.task.await.unwrap().is_clean());
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(TcpStream::connect(server.addr).await.is_err());
+    assert_eq!(server.server.stats().open, 0);
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_at_the_drain_time() {
+    let mut server = Running::start(short().drain(Duration::from_millis(700))).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let started = Instant::now();
+    server.stop();
+    // It reads, but too slowly to finish.
+    let reader = tokio::spawn(async move {
+        let mut buf = vec![0; 16 * 1024];
+        while stream.read(&mut buf).await.is_ok_and(|n| n > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let drained = server.task.await.unwrap();
+    assert_eq!(drained.connections_cut, 1, "{:?}", server.server.stats());
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(600) && took < Duration::from_millis(1700), "{took:?}");
+    reader.abort();
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so_at_once() {
+    let server = Running::start(Server::builder().max_connections(2)).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        read_response(&mut stream).await;
+        kept.push(stream);
+    }
+    let started = Instant::now();
+    let mut third = server.connect().await;
+    third.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let text = read_response(&mut third).await;
+    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+    assert!(text.starts_with("http/1.1 503") && text.contains("\r\nretry-after: 1\r\n"), "{text}");
+    let body = text.split_once("\r\n\r\n").unwrap().1;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);
+    assert_eq!(server.server.stats().shed, 1);
+    drop(kept);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut again = server.connect().await;
+    again.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(read_response(&mut again).await.starts_with("http/1.1 200"));
+}
