@@ -41,7 +41,7 @@
 //! Statuses follow RFC 9110 §15, errors RFC 9209 §2.3. The client sees `destination_unavailable` instead of `dns_error`,
 //! `connection_refused` and `tls_protocol_error`, unless the operator asks for the difference: it draws a map of the network.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -70,6 +70,16 @@ macro_rules! table {
             /// The `error` parameter of Proxy-Status (RFC 9209 §2.3).
             #[must_use]
             pub fn proxy_status(self) -> &'static str { match self { $(Self::$kind => $proxy_status,)* } }
+
+            /// `Proxy-Status` for the client, written beforehand: refusing is to be as cheap as admitting.
+            fn public_field(self) -> HeaderValue {
+                match self {
+                    Self::DnsFailed | Self::ConnectFailed | Self::TlsFailed => {
+                        HeaderValue::from_static("portcullis; error=destination_unavailable")
+                    }
+                    $(Self::$kind => HeaderValue::from_static(concat!("portcullis; error=", $proxy_status)),)*
+                }
+            }
 
             /// The default reason for logs and metrics.
             #[must_use]
@@ -177,7 +187,7 @@ pub struct Rejection {
     public_detail: Option<Cow<'static, str>>,
     detail: Option<Box<str>>,
     challenge: Option<HeaderValue>,
-    violated: Vec<Box<str>>,
+    violated: Option<Arc<[Arc<str>]>>,
     exposed: bool,
 }
 
@@ -196,7 +206,7 @@ impl Rejection {
             public_detail: None,
             detail: None,
             challenge: None,
-            violated: Vec::new(),
+            violated: None,
             exposed: false,
         }
     }
@@ -245,8 +255,8 @@ impl Rejection {
 
     /// The names of the quota policies that refused (`violated-policies` of the problem document).
     #[must_use]
-    pub fn with_violated_policies(mut self, names: impl IntoIterator<Item = Box<str>>) -> Self {
-        self.violated = names.into_iter().collect();
+    pub fn with_violated_policies(mut self, names: impl Into<Arc<[Arc<str>]>>) -> Self {
+        self.violated = Some(names.into());
         self
     }
 
@@ -307,7 +317,7 @@ impl Rejection {
             RejectionKind::Saturated => "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
             _ => "about:blank",
         };
-        if self.public_detail().is_none() && self.violated.is_empty() {
+        if self.public_detail().is_none() && self.violated.is_none() {
             let status = self.kind.status();
             return Bytes::from(format!(r#"{{"type":"{kind}","title":"{}","status":{}}}"#, self.kind.title(), status.as_u16()));
         }
@@ -318,8 +328,8 @@ impl Rejection {
         if let Some(detail) = self.public_detail() {
             doc.insert("detail".into(), detail.into());
         }
-        if !self.violated.is_empty() {
-            doc.insert("violated-policies".into(), self.violated.iter().map(AsRef::as_ref).collect::<Vec<&str>>().into());
+        if let Some(names) = &self.violated {
+            doc.insert("violated-policies".into(), names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().into());
         }
         Bytes::from(serde_json::Value::Object(doc).to_string())
     }
@@ -340,8 +350,8 @@ impl Rejection {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let error = if self.exposed { self.proxy_status() } else { self.kind.public_proxy_status() };
-        headers.insert(PROXY_STATUS, proxy_status_value(DEFAULT_PSEUDONYM, error));
+        let status = if self.exposed { proxy_status_value(DEFAULT_PSEUDONYM, self.proxy_status()) } else { self.kind.public_field() };
+        headers.insert(PROXY_STATUS, status);
         if let Some(secs) = self.retry_after_secs() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
@@ -390,6 +400,13 @@ mod tests {
             .map(|k| format!("| `{}` | {} | `{}` | `{}` |", k.name(), k.status().as_u16(), k.proxy_status(), k.reason()))
             .collect();
         assert_eq!(rows, want);
+    }
+
+    #[test]
+    fn the_written_fields_are_the_table() {
+        for kind in RejectionKind::ALL {
+            assert_eq!(kind.public_field(), proxy_status_value(DEFAULT_PSEUDONYM, kind.public_proxy_status()));
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +17,7 @@ use super::{
     permit::{Full, Held, Running},
 };
 use crate::{
-    limiter::{Key, KeyExtractor, RequestView},
+    limiter::{Key, KeyExtractor, RequestView, SipKey},
     rejection::{Rejection, RejectionKind},
 };
 
@@ -37,7 +36,7 @@ pub(super) struct Limits {
     total: AtomicUsize,
     when: Option<Condition>,
     retry_after: Duration,
-    hasher: RandomState,
+    sip: SipKey,
     running: Arc<Running>,
 }
 
@@ -51,7 +50,7 @@ impl ConcurrencyLimitLayer {
             total: AtomicUsize::new(usize::MAX),
             when: None,
             retry_after: Duration::from_secs(1),
-            hasher: RandomState::new(),
+            sip: SipKey::random(),
             running: Arc::default(),
         }))
     }
@@ -65,7 +64,7 @@ impl ConcurrencyLimitLayer {
             total: AtomicUsize::new(old.total.load(Ordering::Relaxed)),
             when: old.when.clone(),
             retry_after: old.retry_after,
-            hasher: RandomState::new(),
+            sip: SipKey::random(),
             running: Arc::default(),
         };
         change(&mut limits);
@@ -151,9 +150,7 @@ impl Limits {
                 extractor.extract(&view, &mut key).map_err(|missing| {
                     Rejection::new(RejectionKind::Misconfigured).with_detail(format!("concurrency limit: {missing}"))
                 })?;
-                let mut hasher = self.hasher.build_hasher();
-                hasher.write(key.as_bytes());
-                Some(hasher.finish())
+                Some(key.hash(0, self.sip.start()))
             }
         };
         let (per_key, total) = (self.per_key.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));

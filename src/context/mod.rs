@@ -124,6 +124,11 @@ impl RequestContext {
         "the fields that carry this server's own credentials. They are gone from the header section and may not be forwarded as trailers either."
     );
 
+    /// What is left of the quotas, to be added to.
+    pub fn rate_limit_mut(&mut self) -> &mut RateLimitState {
+        self.rate_limit.get_or_insert_default()
+    }
+
     /// What is known of the JSON-RPC request.
     #[must_use]
     pub fn mcp(&self) -> Option<&McpCall> {

@@ -1,7 +1,8 @@
 //! Whose quota it is.
 
-use std::{fmt, hash::Hasher, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
+use super::sip::Sip;
 use crate::net::unwrap_mapped;
 
 const INLINE: usize = 46;
@@ -121,23 +122,19 @@ impl Key {
         if self.net.is_some() { 2 } else { 0 }
     }
 
-    /// Feeds the key, `level` steps coarser, to a hash.
-    pub(crate) fn hash_into(&self, level: u8, hasher: &mut impl Hasher) {
-        let bytes = self.as_bytes();
-        if level == 0 {
-            hasher.write(bytes);
-            return;
-        }
-        hasher.write_u8(level);
-        match self.net {
-            Some((start, len)) if level <= 2 => {
-                let (start, len) = (usize::from(start), usize::from(len));
-                let kept = len - usize::from(level) * if len > 4 { 2 } else { 1 };
-                hasher.write(bytes.get(..start + kept).unwrap_or_default());
-                hasher.write(bytes.get(start + len..).unwrap_or_default());
-            }
-            _ => {}
-        }
+    /// The hash of the key, `level` steps coarser, under a hash that has begun. Never 0.
+    #[inline]
+    pub(crate) fn hash(&self, level: u8, sip: Sip) -> u64 {
+        let hash = if level == 0 { sip.bytes(self.as_bytes()) } else { self.coarse(level, sip) };
+        hash.finish().max(1)
+    }
+
+    fn coarse(&self, level: u8, sip: Sip) -> Sip {
+        let sip = sip.word(u64::from(level));
+        let Some((start, len)) = self.net.filter(|_| level <= 2) else { return sip };
+        let (bytes, start, len) = (self.as_bytes(), usize::from(start), usize::from(len));
+        let kept = len - usize::from(level) * if len > 4 { 2 } else { 1 };
+        sip.bytes(bytes.get(..start + kept).unwrap_or_default()).bytes(bytes.get(start + len..).unwrap_or_default())
     }
 }
 
@@ -164,18 +161,15 @@ impl fmt::Debug for Key {
 
 #[cfg(test)]
 mod tests {
-    use std::hash::{DefaultHasher, Hasher as _};
-
     use super::*;
+    use crate::limiter::sip::SipKey;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     fn hash(key: &Key, level: u8) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        key.hash_into(level, &mut hasher);
-        hasher.finish()
+        key.hash(level, SipKey::fixed().start())
     }
 
     #[test]

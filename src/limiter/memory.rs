@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,6 +9,7 @@ use std::{
 use super::{
     Ask, Batch, CheckFuture, Decision, Key, LimitStore, MAX_POLICIES, OwnedAsk, PolicyId, Quota,
     quota::nanos,
+    sip::SipKey,
     table::{Before, Cell, Table, WAYS},
 };
 
@@ -36,7 +36,7 @@ struct Inner {
     shards: Box<[Mutex<Table>]>,
     /// Locked last, and only under pressure.
     coarse: Mutex<Coarse>,
-    hasher: RandomState,
+    sip: SipKey,
 }
 
 struct Coarse {
@@ -84,7 +84,7 @@ impl MemoryStore {
         let shards = (own / (8 * WAYS)).next_power_of_two().clamp(1, SHARDS);
         let shards = (0..shards).map(|_| Mutex::new(Table::new(own / shards))).collect();
         let coarse = Mutex::new(Coarse { table: Table::new(coarse), overflow: Vec::new(), folded: 0 });
-        Self(Arc::new(Inner { shards, coarse, hasher: RandomState::new() }))
+        Self(Arc::new(Inner { shards, coarse, sip: SipKey::random() }))
     }
 
     /// How many cells there are in all.
@@ -109,10 +109,7 @@ impl MemoryStore {
     /// Decides one request of `cost` units under one policy, and takes them if they are there.
     #[must_use]
     pub fn check(&self, policy: &PolicyId, quota: Quota, key: &Key, cost: u64, now: Duration) -> Decision {
-        let now = nanos(now);
-        let hash = self.0.hash(policy.hash(), key, 0);
-        let mut locked = self.0.lock_one(hash);
-        locked.decide(policy.hash(), key, hash, quota, cost, now)
+        self.0.check(policy.hash(), &quota, key, cost, nanos(now))
     }
 
     /// What a request of `cost` units would be told; takes nothing.
@@ -139,11 +136,8 @@ impl MemoryStore {
     pub fn check_all(&self, batch: &mut Batch<'_>, now: Duration) {
         let now = nanos(now);
         let inner = &*self.0;
-        if batch.len() == 1 {
-            for ask in batch.iter_mut() {
-                let hash = inner.hash(ask.policy.hash(), &ask.key, 0);
-                ask.decision = Some(inner.lock_one(hash).decide(ask.policy.hash(), &ask.key, hash, ask.quota, ask.cost, now));
-            }
+        if let Some(ask) = batch.only() {
+            ask.decision = Some(inner.check(ask.policy.hash(), &ask.quota, &ask.key, ask.cost, now));
             return;
         }
         let mut hashes = [0u64; MAX_POLICIES];
@@ -192,16 +186,37 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl Inner {
+    #[inline]
     fn hash(&self, policy: u64, key: &Key, level: u8) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(policy);
-        key.hash_into(level, &mut hasher);
-        // 0 is the hash of an empty cell.
-        hasher.finish().max(1)
+        key.hash(level, self.sip.start().word(policy))
     }
 
     fn shard(&self, hash: u64) -> usize {
         usize::try_from(hash >> 58).unwrap_or(0) & (self.shards.len() - 1)
+    }
+
+    /// Decides under one policy, in the key's own cell if it has or gets one.
+    #[inline]
+    fn check(&self, policy: u64, quota: &Quota, key: &Key, cost: u64, now: u64) -> Decision {
+        let hash = self.hash(policy, key, 0);
+        if let Some(mutex) = self.shards.get(self.shard(hash)) {
+            let mut table = lock(mutex);
+            if let Some(cell) = table.find(hash, now) {
+                let (decision, next) = quota.decide(cell.tat, now, cost);
+                // A look, or a refusal, leaves no trace: an unknown key does not get a cell by being refused.
+                if decision.allowed() && next > now {
+                    table.put(cell, hash, next);
+                }
+                return decision;
+            }
+        }
+        let mut locked = Locked { inner: self, guards: [const { None }; MAX_POLICIES], coarse: None };
+        let place = locked.fold(policy, key, now);
+        let (decision, next) = quota.decide(locked.tat(place), now, cost);
+        if decision.allowed() && next > now {
+            locked.write(place, hash, next);
+        }
+        decision
     }
 
     fn lock_one(&self, hash: u64) -> Locked<'_> {
@@ -314,17 +329,6 @@ impl<'a> Locked<'a> {
                 }
             }
         }
-    }
-
-    /// Decides under one policy.
-    fn decide(&mut self, policy: u64, key: &Key, hash: u64, quota: Quota, cost: u64, now: u64) -> Decision {
-        let place = self.place(0, policy, key, hash, now);
-        let (decision, next) = quota.decide(self.tat(place), now, cost);
-        // A look, or a refusal, leaves no trace: an unknown key does not get a cell by being refused.
-        if decision.allowed() && next > now {
-            self.write(place, hash, next);
-        }
-        decision
     }
 }
 

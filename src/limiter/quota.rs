@@ -110,35 +110,27 @@ impl Quota {
         self.tolerance
     }
 
-    /// Whole units that fit into this many nanoseconds.
-    fn units(&self, slack: u64) -> u64 {
-        if slack == 0 {
-            return 0;
-        }
-        // One 64-bit division is exact enough while a unit takes a microsecond or more.
-        let units = if self.interval >= 1000 { slack / self.interval } else { scale(slack, self.count, self.period) };
-        units.min(self.burst)
-    }
-
     /// Decides one request of `cost` units for a key whose TAT is `tat`. Returns the decision and the key's new TAT (the old one
     /// where it is refused).
     ///
     /// A cost of 0 looks without taking. A cost above the burst needs a full bucket and leaves a debt, so that the rate holds
     /// and such a request is still possible.
     #[must_use]
+    #[inline]
     pub(crate) fn decide(&self, tat: u64, now: u64, cost: u64) -> (Decision, u64) {
-        let used = tat.saturating_sub(now);
+        let before = tat.saturating_sub(now);
         let need = self.cost_nanos(cost);
-        let fits = need.min(self.tolerance);
-        let filled = used.saturating_add(fits);
-        if filled <= self.tolerance {
-            let used = used.saturating_add(need.min(self.tolerance.saturating_add(MAX_DEBT)));
-            let left = self.units(self.tolerance.saturating_sub(used));
-            (Decision { allowed: true, remaining: left, wait: 0, used }, now.saturating_add(used))
-        } else {
-            let left = self.units(self.tolerance.saturating_sub(used));
-            (Decision { allowed: false, remaining: left, wait: filled - self.tolerance, used }, tat)
-        }
+        let filled = before.saturating_add(need.min(self.tolerance));
+        let allowed = filled <= self.tolerance;
+        let used = if allowed { before.saturating_add(need.min(self.tolerance.saturating_add(MAX_DEBT))) } else { before };
+        let decision = Decision {
+            allowed,
+            wait: filled.saturating_sub(self.tolerance),
+            used,
+            slack: self.tolerance.saturating_sub(used),
+            quota: *self,
+        };
+        (decision, if allowed { now.saturating_add(used) } else { tat })
     }
 
     /// The TAT after `cost` units were used that nobody asked for beforehand (bytes of an answer).
@@ -210,17 +202,21 @@ impl fmt::Display for Quota {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     allowed: bool,
-    remaining: u64,
     /// Nanoseconds until the same request would pass.
     wait: u64,
     /// Nanoseconds until the quota is whole again.
     used: u64,
+    /// Nanoseconds of the burst that are left.
+    slack: u64,
+    quota: Quota,
 }
 
 impl Decision {
+    /// A decision that was made elsewhere.
     #[cfg(feature = "redis")]
-    pub(crate) fn from_parts(allowed: bool, remaining: u64, wait: u64, used: u64) -> Self {
-        Self { allowed, remaining, wait, used }
+    pub(crate) fn from_parts(quota: Quota, allowed: bool, wait: Duration, used: Duration) -> Self {
+        let used = nanos(used);
+        Self { allowed, wait: nanos(wait), used, slack: quota.tolerance.saturating_sub(used), quota }
     }
 
     /// Whether the request may pass.
@@ -232,7 +228,10 @@ impl Decision {
     /// Units that could be taken right now, after this request.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.remaining
+        let Quota { count, period, burst, interval, .. } = self.quota;
+        // One 64-bit division is exact enough while a unit takes a microsecond or more. Not done before somebody asks.
+        let units = if interval >= 1000 { self.slack / interval } else { scale(self.slack, count, period) };
+        units.min(burst)
     }
 
     /// How long until the same request would pass; zero where it has.

@@ -5,7 +5,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use super::{Decision, Key, Quota};
 use crate::ConfigError;
 
-/// Most policies that one layer can hold; they are decided together, without a heap allocation.
+/// Most policies that one layer can hold; they are decided together. Up to two need no heap allocation.
 pub const MAX_POLICIES: usize = 8;
 
 /// The name of a policy. A key's state belongs to the name, so it outlives a reload that changes the quota.
@@ -75,49 +75,60 @@ pub struct Ask<'a> {
 /// The questions of all policies about one request, decided all or none: where one refuses (and is not a shadow), none takes.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    asks: [Option<Ask<'a>>; MAX_POLICIES],
-    len: usize,
+    first: [Option<Ask<'a>>; 2],
+    more: Vec<Ask<'a>>,
 }
 
 impl<'a> Batch<'a> {
     /// No question yet.
     #[must_use]
+    #[inline]
     pub fn new() -> Self {
-        Self { asks: [const { None }; MAX_POLICIES], len: 0 }
+        Self { first: [None, None], more: Vec::new() }
     }
 
     /// Adds a question; `false` when there are [`MAX_POLICIES`] already.
+    #[inline]
     pub fn push(&mut self, ask: Ask<'a>) -> bool {
-        match self.asks.get_mut(self.len) {
-            Some(slot) => {
-                *slot = Some(ask);
-                self.len += 1;
-                true
-            }
-            None => false,
+        let [one, two] = &mut self.first;
+        match (&one, &two) {
+            (None, _) => *one = Some(ask),
+            (_, None) => *two = Some(ask),
+            _ if self.more.len() + 2 < MAX_POLICIES => self.more.push(ask),
+            _ => return false,
         }
+        true
     }
 
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.first.iter().flatten().count() + self.more.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        let [one, _] = &self.first;
+        one.is_none()
+    }
+
+    /// The only question, if there is one only.
+    pub(super) fn only(&mut self) -> Option<&mut Ask<'a>> {
+        match &mut self.first {
+            [Some(ask), None] => Some(ask),
+            _ => None,
+        }
     }
 
     /// The questions.
-    pub fn iter(&self) -> impl Iterator<Item = &Ask<'a>> {
-        self.asks.iter().take(self.len).flatten()
+    pub fn iter(&self) -> impl Iterator<Item = &Ask<'a>> + Clone {
+        self.first.iter().flatten().chain(&self.more)
     }
 
     /// The questions, to be answered.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Ask<'a>> {
-        self.asks.iter_mut().take(self.len).flatten()
+        self.first.iter_mut().flatten().chain(&mut self.more)
     }
 
     /// Whether every policy that is not a shadow has allowed the request. An unanswered one has not.

@@ -15,12 +15,11 @@ pub(super) struct Table {
     buckets: u32,
 }
 
-/// A cell for a key: where it is, and whether the key has it already.
+/// A cell for a key: where it is, and the key's TAT (0 where it has none yet).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cell {
     at: usize,
     pub(super) tat: u64,
-    pub(super) known: bool,
 }
 
 /// A cell as it was before it was written.
@@ -60,6 +59,7 @@ impl Table {
     }
 
     /// The key's cell; or one that is free or whose TAT has passed, which is the same; or nothing.
+    #[inline]
     pub(super) fn find(&self, hash: u64, now: u64) -> Option<Cell> {
         let (first, second) = self.places(hash);
         let mut free = None;
@@ -67,22 +67,25 @@ impl Table {
             let bucket = self.bucket(at)?;
             let (hashes, tats) = bucket.split_at(WAYS);
             if let Some(i) = hashes.iter().position(|h| *h == hash) {
-                return Some(Cell { at: at + i, tat: tats.get(i).copied().unwrap_or(0), known: true });
+                return Some(Cell { at: at + i, tat: tats.get(i).copied().unwrap_or(0) });
             }
             if free.is_none() {
-                free = tats.iter().position(|tat| *tat <= now).map(|i| Cell { at: at + i, tat: 0, known: false });
+                free = tats.iter().position(|tat| *tat <= now).map(|i| Cell { at: at + i, tat: 0 });
             }
         }
         free
     }
 
     /// Gives the cell to a key.
+    #[inline]
+    pub(super) fn put(&mut self, cell: Cell, hash: u64, tat: u64) {
+        self.set(cell.at, hash, tat);
+    }
+
+    /// Gives the cell to a key, and remembers whose it was.
     pub(super) fn write(&mut self, cell: Cell, hash: u64, tat: u64) -> Before {
-        let before = Before {
-            at: cell.at,
-            hash: self.words.get(cell.at).copied().unwrap_or(0),
-            tat: self.words.get(cell.at + WAYS).copied().unwrap_or(0),
-        };
+        let word = |at: usize| self.words.get(at).copied().unwrap_or(0);
+        let before = Before { at: cell.at, hash: word(cell.at), tat: word(cell.at + WAYS) };
         self.set(cell.at, hash, tat);
         before
     }
@@ -92,12 +95,11 @@ impl Table {
         self.set(before.at, before.hash, before.tat);
     }
 
+    #[inline]
     fn set(&mut self, at: usize, hash: u64, tat: u64) {
-        if let Some(word) = self.words.get_mut(at) {
-            *word = hash;
-        }
-        if let Some(word) = self.words.get_mut(at + WAYS) {
-            *word = tat;
+        if let Some([first, .., last]) = self.words.get_mut(at..=at + WAYS) {
+            *first = hash;
+            *last = tat;
         }
     }
 

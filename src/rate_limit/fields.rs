@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::policy::{Policy, PolicySet};
-use crate::limiter::{Decision, MAX_POLICIES, Quota};
+use crate::limiter::{Decision, Quota};
 
 const NANOS: u64 = 1_000_000_000;
 
@@ -61,12 +61,10 @@ pub(super) fn join(members: impl IntoIterator<Item = String>) -> Option<HeaderVa
     if text.is_empty() { None } else { HeaderValue::from_maybe_shared(Bytes::from(text)).ok() }
 }
 
-/// What the policies have said, by their place in the set.
-pub(super) type Answers = [Option<Decision>; MAX_POLICIES];
-
 impl FieldValues {
-    pub(super) fn new(set: &PolicySet, answers: &Answers, refused: bool) -> Self {
-        let shown = || set.policies.iter().zip(answers).filter_map(|(p, d)| d.filter(|_| !p.shadow).map(|d| (p, d)));
+    /// `said` are the decisions of the policies in `asked`, in their order.
+    pub(super) fn new(set: &PolicySet, asked: u8, said: &(impl Iterator<Item = Decision> + Clone), refused: bool) -> Self {
+        let shown = || set.named(asked).zip(said.clone()).filter(|(p, _)| !p.shadow);
         match set.fields {
             Fields::Off => Self::None,
             Fields::Legacy => {
@@ -74,31 +72,24 @@ impl FieldValues {
                 tightest.map_or(Self::None, |(p, d)| Self::Legacy {
                     limit: window(p.quota).0,
                     remaining: d.remaining(),
-                    reset: seconds(d, refused),
+                    reset: seconds(&d, refused),
                 })
             }
             Fields::Draft11 => {
-                // The exact length beforehand makes it one allocation.
-                let length = shown()
-                    .map(|(p, d)| p.name().len() + 10 + digits(d.remaining()) + digits(seconds(d, refused)))
-                    .sum::<usize>();
-                if length == 0 {
+                let mut text = Text::default();
+                for (p, d) in shown() {
+                    text.push(if text.is_empty() { b"\"" } else { b", \"" });
+                    text.push(p.name().as_bytes());
+                    text.push(b"\";r=");
+                    text.number(d.remaining());
+                    text.push(b";t=");
+                    text.number(seconds(&d, refused));
+                }
+                if text.is_empty() {
                     return Self::None;
                 }
-                let mut text = Vec::with_capacity(length - 2);
-                for (p, d) in shown() {
-                    if !text.is_empty() {
-                        text.extend_from_slice(b", ");
-                    }
-                    text.push(b'"');
-                    text.extend_from_slice(p.name().as_bytes());
-                    text.extend_from_slice(b"\";r=");
-                    number(&mut text, d.remaining());
-                    text.extend_from_slice(b";t=");
-                    number(&mut text, seconds(d, refused));
-                }
-                HeaderValue::from_maybe_shared(Bytes::from(text))
-                    .map_or(Self::None, |limit| Self::Draft { policy: set.policy_field(answers), limit })
+                HeaderValue::from_bytes(text.as_bytes())
+                    .map_or(Self::None, |limit| Self::Draft { policy: set.policy_field(asked), limit })
             }
         }
     }
@@ -126,20 +117,59 @@ impl FieldValues {
     }
 }
 
-fn seconds(decision: Decision, refused: bool) -> u64 {
+fn seconds(decision: &Decision, refused: bool) -> u64 {
     let nanos = if refused && !decision.allowed() { decision.wait_nanos() } else { decision.reset_nanos() };
     nanos.div_ceil(NANOS)
 }
 
-fn digits(n: u64) -> usize {
-    n.checked_ilog10().map_or(1, |d| d as usize + 1)
+const TEXT: usize = 120;
+
+/// A short text on the stack, which moves to the heap when it grows long: the value's own allocation is then the only one.
+struct Text {
+    buf: [u8; TEXT],
+    len: usize,
+    heap: Vec<u8>,
 }
 
-fn number(text: &mut Vec<u8>, n: u64) {
-    let mut unit = n.checked_ilog10().map_or(1, |d| 10u64.pow(d));
-    while unit > 0 {
-        text.push(b'0' + u8::try_from(n / unit % 10).unwrap_or(0));
-        unit /= 10;
+impl Default for Text {
+    fn default() -> Self {
+        Self { buf: [0; TEXT], len: 0, heap: Vec::new() }
+    }
+}
+
+impl Text {
+    fn is_empty(&self) -> bool {
+        self.len == 0 && self.heap.is_empty()
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        if self.heap.is_empty() { self.buf.get(..self.len).unwrap_or_default() } else { &self.heap }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.heap.is_empty() {
+            if let Some(room) = self.buf.get_mut(self.len..self.len + bytes.len()) {
+                room.copy_from_slice(bytes);
+                self.len += bytes.len();
+                return;
+            }
+            self.heap.extend_from_slice(self.buf.get(..self.len).unwrap_or_default());
+        }
+        self.heap.extend_from_slice(bytes);
+    }
+
+    fn number(&mut self, mut n: u64) {
+        let mut digits = [0u8; 20];
+        let mut used = 0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + u8::try_from(n % 10).unwrap_or(0);
+            n /= 10;
+            used += 1;
+            if n == 0 {
+                break;
+            }
+        }
+        self.push(digits.get(20 - used..).unwrap_or_default());
     }
 }
 
@@ -148,13 +178,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_they_are() {
-        for n in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX] {
-            let mut text = Vec::new();
-            number(&mut text, n);
-            assert_eq!(text, n.to_string().into_bytes());
-            assert_eq!(digits(n), text.len());
+    fn texts_are_written_as_they_are() {
+        let (mut text, mut want) = (Text::default(), String::new());
+        assert!(text.is_empty());
+        for n in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, 7] {
+            text.number(n);
+            text.push(b";");
+            want.push_str(&format!("{n};"));
+            assert_eq!(text.as_bytes(), want.as_bytes());
         }
+        assert!(want.len() > TEXT);
     }
 
     #[test]

@@ -14,10 +14,9 @@ use tower_service::Service;
 
 use super::{
     body::{AmendBody, Charge},
-    fields::Answers,
     layer::Shared,
     policy::{PolicySet, Used},
-    service::{Passed, places, settle, unavailable},
+    service::{Passed, Settled, settle, unavailable},
 };
 use crate::{body::ResponseBody, limiter::CheckFuture};
 
@@ -44,7 +43,7 @@ pub(super) struct Pending<S, B> {
     pub(super) request: Request<B>,
     pub(super) shared: Arc<Shared>,
     pub(super) set: Arc<PolicySet>,
-    pub(super) mask: u8,
+    pub(super) asked: u8,
     pub(super) charge: Option<Box<Charge>>,
 }
 
@@ -92,20 +91,12 @@ where
                 StateProj::Asking { check, pending } => {
                     let answer = ready!(check.as_mut().poll(cx));
                     let Some(pending) = pending.take() else { return Poll::Pending };
-                    let Pending { mut inner, mut request, shared, set, mask, charge } = *pending;
+                    let Pending { mut inner, mut request, shared, set, asked, charge } = *pending;
                     let next = match answer {
-                        Ok(decisions) => {
-                            let mut answers = Answers::default();
-                            for (place, decision) in places(mask).zip(decisions) {
-                                if let Some(slot) = answers.get_mut(place) {
-                                    *slot = Some(decision);
-                                }
-                            }
-                            match settle(&shared, &set, &answers, charge, request.extensions_mut()) {
-                                Ok(passed) => State::Inner { future: inner.call(request), passed: Some(passed) },
-                                Err(response) => State::Refused { response: Some(*response) },
-                            }
-                        }
+                        Ok(said) => match settle(&shared, &set, asked, said.iter().copied(), charge, request.extensions_mut()) {
+                            Settled::Passed(passed) => State::Inner { future: inner.call(request), passed: Some(passed) },
+                            Settled::Refused(response) => State::Refused { response: Some(response) },
+                        },
                         Err(_) => State::Refused { response: Some(unavailable()) },
                     };
                     state.set(next);

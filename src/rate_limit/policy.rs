@@ -1,11 +1,14 @@
 //! One named policy, and the set a layer asks.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use super::fields::{self, Answers, Fields};
+use super::fields::{self, Fields};
 use crate::{
     ConfigError,
     limiter::{Ask, Batch, ByClient, Key, KeyExtractor, MAX_POLICIES, PolicyId, Quota, RequestView},
@@ -138,10 +141,27 @@ pub(super) struct PolicySet {
     pub(super) policies: Box<[Policy]>,
     pub(super) fields: Fields,
     pub(super) amends: bool,
-    /// `RateLimit-Policy` of all policies that are shown.
+    /// Which policies are not shadows, and `RateLimit-Policy` of these.
+    shown: u8,
     policy_field: Option<HeaderValue>,
-    /// The problem document of each policy alone.
-    problems: Box<[Bytes]>,
+    /// The problem document for each set of violated policies, written when it is first needed.
+    problems: Box<[OnceLock<Problem>]>,
+}
+
+/// What a refusal by certain policies says.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub(super) names: Arc<[Arc<str>]>,
+    pub(super) document: Bytes,
+}
+
+/// The places of a set's policies that a mask names.
+pub(super) fn places(mut mask: u8) -> impl Iterator<Item = usize> + Clone {
+    std::iter::from_fn(move || {
+        let place = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (place < 8).then_some(place as usize)
+    })
 }
 
 impl PolicySet {
@@ -161,28 +181,38 @@ impl PolicySet {
     }
 
     pub(super) fn new(policies: Vec<Policy>, fields: Fields) -> Self {
-        let problem =
-            |p: &Policy| Rejection::new(RejectionKind::RateLimited).with_violated_policies([p.name().into()]).problem_json();
+        let shown = policies.iter().enumerate().filter(|(_, p)| !p.shadow).fold(0, |mask, (place, _)| mask | 1 << place);
         Self {
             fields,
             amends: policies.iter().any(|p| p.amend.is_some()),
+            shown,
             policy_field: fields::join(policies.iter().filter(|p| !p.shadow).map(fields::policy_member)),
-            problems: policies.iter().map(problem).collect(),
+            problems: (0..1usize << policies.len()).map(|_| OnceLock::new()).collect(),
             policies: policies.into(),
         }
     }
 
-    pub(super) fn problem(&self, place: usize) -> Option<&Bytes> {
-        self.problems.get(place)
+    /// The policies that a mask names.
+    pub(super) fn named(&self, mask: u8) -> impl Iterator<Item = &Policy> + Clone {
+        places(mask).filter_map(|place| self.policies.get(place))
+    }
+
+    /// What a refusal by these policies says.
+    pub(super) fn problem(&self, violated: u8) -> Problem {
+        let write = || {
+            let names: Arc<[Arc<str>]> = self.named(violated).map(|p| Arc::clone(p.id.name())).collect();
+            let rejection = Rejection::new(RejectionKind::RateLimited).with_violated_policies(Arc::clone(&names));
+            Problem { names, document: rejection.problem_json() }
+        };
+        self.problems.get(usize::from(violated)).map_or_else(write, |slot| slot.get_or_init(write).clone())
     }
 
     /// `RateLimit-Policy` of the policies that were asked.
-    pub(super) fn policy_field(&self, answers: &Answers) -> Option<HeaderValue> {
-        let mut shown = self.policies.iter().zip(answers).filter(|(p, _)| !p.shadow);
-        if shown.clone().all(|(_, answer)| answer.is_some()) {
+    pub(super) fn policy_field(&self, asked: u8) -> Option<HeaderValue> {
+        if asked & self.shown == self.shown {
             return self.policy_field.clone();
         }
-        fields::join(shown.by_ref().filter(|(_, answer)| answer.is_some()).map(|(p, _)| fields::policy_member(p)))
+        fields::join(self.named(asked & self.shown).map(fields::policy_member))
     }
 
     /// The questions about one request, and which policies they come from. Pure: nothing is taken here.

@@ -15,15 +15,15 @@ use tower_service::Service;
 
 use super::{
     body::{AmendBody, Charge},
-    fields::{Answers, FieldValues},
+    fields::FieldValues,
     future::{Pending, ResponseFuture},
     layer::Shared,
-    policy::PolicySet,
+    policy::{PolicySet, Problem, places},
 };
 use crate::{
     body::ResponseBody,
     context::RequestContext,
-    limiter::{Batch, PolicyId, RequestView},
+    limiter::{Batch, Decision, PolicyId, RequestView},
     rejection::{Rejection, RejectionKind},
 };
 
@@ -63,9 +63,12 @@ where
         let shared = &self.shared;
         let set = shared.policies.load();
         let mut batch = Batch::new();
-        let mask = match set.ask(&RequestView::of(&request), &mut batch) {
-            Ok(mask) => mask,
-            Err(rejection) => return ResponseFuture::refused(refusal(rejection, None, FieldValues::None)),
+        let asked = match set.ask(&RequestView::of(&request), &mut batch) {
+            Ok(asked) => asked,
+            Err(rejection) => {
+                let document = rejection.problem_json();
+                return ResponseFuture::refused(refusal(rejection, document, FieldValues::None));
+            }
         };
         if batch.is_empty() {
             return ResponseFuture::inner(self.inner.call(request), Passed::default());
@@ -73,15 +76,10 @@ where
         let now = shared.clock.monotonic();
         let charge = if set.amends { owed(shared, &set, &batch) } else { None };
         if shared.store.try_check(&mut batch, now) {
-            let mut answers = Answers::default();
-            for (place, ask) in places(mask).zip(batch.iter()) {
-                if let Some(slot) = answers.get_mut(place) {
-                    *slot = ask.decision;
-                }
-            }
-            return match settle(shared, &set, &answers, charge, request.extensions_mut()) {
-                Ok(passed) => ResponseFuture::inner(self.inner.call(request), passed),
-                Err(response) => ResponseFuture::refused(*response),
+            let said = batch.iter().filter_map(|ask| ask.decision);
+            return match settle(shared, &set, asked, said, charge, request.extensions_mut()) {
+                Settled::Passed(passed) => ResponseFuture::inner(self.inner.call(request), passed),
+                Settled::Refused(response) => ResponseFuture::refused(response),
             };
         }
         let check = Arc::clone(&shared.store).check(batch.to_owned_asks(), now);
@@ -90,7 +88,7 @@ where
         let clone = self.inner.clone();
         // The instance that was polled ready is the one that is called.
         let inner = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture::asking(check, Pending { inner, request, shared, set, mask, charge })
+        ResponseFuture::asking(check, Pending { inner, request, shared, set, asked, charge })
     }
 }
 
@@ -107,11 +105,6 @@ impl Default for Passed {
     }
 }
 
-/// The places of a set's policies that a mask names.
-pub(super) fn places(mask: u8) -> impl Iterator<Item = usize> {
-    (0..8).filter(move |place| mask & (1 << place) != 0)
-}
-
 fn owed(shared: &Shared, set: &PolicySet, batch: &Batch<'_>) -> Option<Box<Charge>> {
     let amends = |id: &PolicyId| set.policies.iter().find(|p| p.id == *id).and_then(|p| p.amend.clone());
     let asks = batch.to_owned_asks();
@@ -120,56 +113,68 @@ fn owed(shared: &Shared, set: &PolicySet, batch: &Batch<'_>) -> Option<Box<Charg
     (!owed.is_empty()).then(|| Box::new(Charge { store, clock, owed, used: None }))
 }
 
-/// Turns the store's answers into a pass or a refusal, and notes them in the request's context.
+/// What becomes of a request.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once; a box would be the dearer way")]
+pub(super) enum Settled {
+    Passed(Passed),
+    Refused(Response<Bytes>),
+}
+
+/// Turns the decisions of the policies in `asked` into a pass or a refusal, and notes a pass in the request's context.
 pub(super) fn settle(
     shared: &Shared,
     set: &PolicySet,
-    answers: &Answers,
+    asked: u8,
+    said: impl Iterator<Item = Decision> + Clone,
     charge: Option<Box<Charge>>,
     extensions: &mut Extensions,
-) -> Result<Passed, Box<Response<Bytes>>> {
-    let said = || set.policies.iter().zip(answers).enumerate().filter_map(|(i, (p, d))| d.map(|d| (i, p, d)));
-    let mut violated = said().filter(|(_, p, d)| !p.shadow && !d.allowed());
-    let Some((place, policy, decision)) = violated.next() else {
+) -> Settled {
+    let (mut violated, mut wait, mut answers) = (0u8, Duration::ZERO, 0u32);
+    for (place, decision) in places(asked).zip(said.clone()) {
+        answers += 1;
+        if !decision.allowed() && set.policies.get(place).is_none_or(|p| !p.shadow) {
+            violated |= 1 << place;
+            wait = wait.max(decision.retry_after());
+        }
+    }
+    if answers < asked.count_ones() {
+        // A store that leaves a question open has not allowed the request.
+        return Settled::Refused(unavailable());
+    }
+    let fields = FieldValues::new(set, asked, &said, violated != 0);
+    if violated == 0 {
         let context = RequestContext::of_mut(extensions);
-        let mut state = context.take_rate_limit().unwrap_or_default();
-        for (_, policy, decision) in said() {
-            state.push(&policy.id, decision, policy.shadow);
+        for (policy, decision) in set.named(asked).zip(said) {
+            context.rate_limit_mut().push(&policy.id, decision, policy.shadow);
             if policy.shadow && !decision.allowed() {
                 note_shadow(context, policy.name());
             }
         }
-        context.set_rate_limit(state);
-        return Ok(Passed { fields: FieldValues::new(set, answers, false), charge });
-    };
-    let mut wait = decision.retry_after();
-    let mut names: Vec<Box<str>> = vec![policy.name().into()];
-    for (_, policy, decision) in violated {
-        wait = wait.max(decision.retry_after());
-        names.push(policy.name().into());
+        return Settled::Passed(Passed { fields, charge });
     }
-    // The document of a single violation was written beforehand.
-    let problem = if names.len() == 1 { set.problem(place).cloned() } else { None };
+    let Problem { names, document } = set.problem(violated);
     let rejection = Rejection::new(RejectionKind::RateLimited)
         .with_retry_after(wait.saturating_add(jitter(shared.jitter, wait)))
         .with_violated_policies(names);
-    Err(Box::new(refusal(rejection, problem, FieldValues::new(set, answers, true))))
+    Settled::Refused(refusal(rejection, document, fields))
 }
 
 /// Without `Content-Length`: the body's size hint says it.
-fn refusal(rejection: Rejection, problem: Option<Bytes>, fields: FieldValues) -> Response<Bytes> {
-    let mut response = Response::new(problem.unwrap_or_else(|| rejection.problem_json()));
-    response.headers_mut().reserve(6);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+fn refusal(rejection: Rejection, document: Bytes, fields: FieldValues) -> Response<Bytes> {
+    let mut response = Response::new(document);
+    let headers = response.headers_mut();
+    headers.reserve(6);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    fields.apply(headers);
     rejection.apply(&mut response);
-    fields.apply(response.headers_mut());
     response
 }
 
 pub(super) fn unavailable() -> Response<Bytes> {
     let rejection =
         Rejection::new(RejectionKind::Saturated).with_reason("limit_store_unavailable").with_retry_after(Duration::from_secs(1));
-    refusal(rejection, None, FieldValues::None)
+    let document = rejection.problem_json();
+    refusal(rejection, document, FieldValues::None)
 }
 
 #[cold]
