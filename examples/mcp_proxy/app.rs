@@ -14,7 +14,6 @@ use portcullis::{
     client_allow::{ClientAllowLayer, ClientNetworks},
     concurrency_limit::{ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     connect::GuardedConnector,
-    context::RequestContext,
     denial_floor::DenialFloorLayer,
     egress::{EgressPolicy, Exception, PolicyHandle},
     limiter::{MemoryStore, Quota},
@@ -27,6 +26,7 @@ use portcullis::{
     response_limit::{ResponseLimitHandle, ResponseLimitLayer},
     serve::{Builder, RequestBody, Server, Tls, TlsFiles},
     ssrf_guard::SsrfGuardLayer,
+    stores::MemoryTickets,
     target::TargetLayer,
     token_scope::TokenScopeLayer,
     tokens::{StaticTokens, TokenHasher, TokenRecord},
@@ -133,7 +133,7 @@ impl Parts {
         let request_body = BodyLimitLayer::new(size(limits.request_body));
         let response_body = ResponseLimitLayer::new(size(limits.response_body)).event_size(size(limits.event));
         let networks = ClientNetworks::new(texts(&file.clients.allow_cidrs)).map_err(|e| Invalid::at("clients.allow_cidrs", e))?;
-        let client = ClientAddrLayer::peer::<RequestContext>(|c| c.connection().map_or(NOBODY, |info| info.peer()));
+        let client = ClientAddrLayer::connection();
         let client = client.trust(texts(&file.clients.trusted_proxies)).map_err(|e| Invalid::at("clients.trusted_proxies", e))?;
         let records = token_records(config, &extras)?;
         let table = StaticTokens::new(TokenHasher::plain(), records).map_err(|e| Invalid::at("[[token]]", e))?;
@@ -178,9 +178,6 @@ impl Parts {
     }
 }
 
-/// No peer is known: an address that no network contains.
-const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 0);
-
 /// Stacks everything. The order is that of the library's documentation, outermost first.
 pub fn build(
     config: &Config,
@@ -200,7 +197,7 @@ pub fn build(
     ),
     Invalid,
 > {
-    let (file, limits) = (&config.file, &config.file.limits);
+    let limits = &config.file.limits;
     let parts = Parts::new(config, listen, extras)?;
     let sink = audit(config)?;
     let server = parts.server.build();
@@ -233,10 +230,9 @@ pub fn build(
         .layer(JsonRpcErrorLayer::new())
         .layer(parts.client_rate);
     let sources = sources().map_err(|e| Invalid::at("token", e))?;
-    let known = edge
-        .clone()
-        .layer(parts.in_flight)
-        .layer(ProxyTokenLayer::new(Arc::clone(&parts.handles.tokens)).sources(sources).failure_gate(FailureLimit::new()));
+    let tickets = MemoryTickets::bounded(10_000);
+    let token = ProxyTokenLayer::new(Arc::clone(&parts.handles.tokens)).sources(sources).failure_gate(FailureLimit::new());
+    let known = edge.clone().layer(parts.in_flight).layer(token.tickets(tickets.clone()));
     let guarded = ServiceBuilder::new()
         .layer(TokenScopeLayer::new())
         .layer(SsrfGuardLayer::new(parts.handles.policy.clone()))
@@ -256,12 +252,13 @@ pub fn build(
     let envelope = EnvelopeService::new(guarded)
         .max_bodies(in_memory(limits.request_body), in_memory(limits.response_body))
         .sessions(limits.sessions.unwrap_or(10_000), Duration::from_secs(3600));
-    let envelope = known.layer(parts.token_rate).layer(parts.per_token).service(envelope);
+    let asked = known.layer(parts.token_rate);
+    let envelope = asked.clone().layer(parts.per_token).service(envelope);
+    let issue = asked.service(pages::tickets(tickets).map_request(|r: Request<_>| r.map(axum::body::Body::new)));
     let router = pages::router(server.shutdown_signal());
     let rest = edge.service(router.map_request(|r: Request<_>| r.map(axum::body::Body::new)));
 
-    let _ = file;
-    let front = Front { hot, envelope: boxed(envelope), rest: boxed(rest) };
+    let front = Front { hot, envelope: boxed(envelope), tickets: boxed(issue), rest: boxed(rest) };
     Ok((App { server, handles: parts.handles, sink }, front))
 }
 
@@ -278,6 +275,7 @@ fn sources() -> Result<Vec<TokenSource>, portcullis::ConfigError> {
         TokenSource::header("x-proxy-token")?,
         TokenSource::websocket_protocol(),
         TokenSource::query("proxy_token")?.on_upgrades_and_event_streams(),
+        TokenSource::ticket("proxy_ticket")?,
     ])
 }
 

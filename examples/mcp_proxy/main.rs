@@ -10,6 +10,7 @@
 //! | `ANY /forward` with `X-Target-Url` | forwards |
 //! | `GET /ws?proxy_token&mcp_server_url&mcp_token` | a WebSocket, authenticated and judged before 101 |
 //! | `POST /proxy` | one JSON-RPC message in an envelope; the session is kept |
+//! | `POST /tickets` with `{"target": …}` | a single-use credential for the query parameter `proxy_ticket` |
 //! | `GET /`, `/health`, `/ready` | who it is, that it lives, that it takes requests |
 //!
 //! The token is in `X-Proxy-Token`, for WebSocket upgrades and event streams also in the query parameter `proxy_token`. Without any
@@ -118,7 +119,9 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     }));
     let drained = server.serve(listener, service, stopped()).await;
     if let Some(sink) = sink {
-        sink.flush(Duration::from_secs(2));
+        if !sink.flush(Duration::from_secs(2)) {
+            eprintln!("the audit is not written to its end");
+        }
     }
     eprintln!("stopped{}", if drained.is_clean() { "" } else { "; what had not ended in time was cut" });
     Ok(())
