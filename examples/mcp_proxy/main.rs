@@ -1,13 +1,134 @@
-//! placeholder
+//! An MCP forwarding proxy: REST, event streams and WebSocket, behind tokens and an egress policy.
+//!
+//! ```sh
+//! cargo run --release --example mcp_proxy -- --demo
+//! ```
+//!
+//! | route | what it does |
+//! |---|---|
+//! | `ANY /proxy/<absolute url>` | forwards; `endpoint` events and `Location` of the same origin lead back through here |
+//! | `ANY /forward` with `X-Target-Url` | forwards |
+//! | `GET /ws?proxy_token&mcp_server_url&mcp_token` | a WebSocket, authenticated and judged before 101 |
+//! | `POST /proxy` | one JSON-RPC message in an envelope; the session is kept |
+//! | `GET /`, `/health`, `/ready` | who it is, that it lives, that it takes requests |
+//!
+//! The token is in `X-Proxy-Token`, for WebSocket upgrades and event streams also in the query parameter `proxy_token`. Without any
+//! token in the configuration or in `PROXY_TOKEN` one is made and printed once; the server never runs open. Every key of the
+//! configuration is in `mcp_proxy.toml` beside this file. Command line beats environment (`HOST`, `PORT`, `PROXY_TOKEN`) beats file.
 #![allow(unreachable_pub, reason = "a program has no public interface")]
+
+mod app;
+mod audit_cmd;
+mod check;
 mod cli;
 mod config;
 mod demo;
+mod front;
+mod pages;
+mod reload;
+mod targets;
+mod tokens;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
 use clap::Parser as _;
-#[tokio::main]
-async fn main() {
-    let _ = cli::Cli::parse();
-    let _ = config::Overrides::from_env(None, None).and_then(|o| config::Config::load(&o));
-    let d = demo::start().await.unwrap();
-    eprintln!("{}", d.lines("http://x", "t"));
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    app::{App, Extras},
+    cli::{Cli, Command, TokenCommand},
+    config::{Config, Invalid, Overrides},
+};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mcp_proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Invalid> {
+    match cli.command {
+        Some(Command::Token { command: TokenCommand::New(args) }) => {
+            println!("{}", tokens::new(&args)?);
+            return Ok(());
+        }
+        Some(Command::Audit(args)) => {
+            println!("{}", audit_cmd::run(&args)?);
+            return Ok(());
+        }
+        None => {}
+    }
+    let overrides = Overrides::from_env(cli.config, cli.listen)?;
+    let config = Config::load(&overrides)?;
+    if cli.check_config {
+        app::check(&config)?;
+        print!("{}", check::explain(&config));
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
+    let result = runtime.block_on(serve(overrides, config, cli.demo));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), Invalid> {
+    let mut extras = Extras::default();
+    if demo {
+        extras.demo = Some(demo::start().await.map_err(|e| Invalid::at("--demo", e))?);
+    }
+    // Tokens that the operator did not write are printed, once, and nowhere else.
+    let mut made = None;
+    if demo || (config.file.token.is_empty() && config.env_token.is_none()) {
+        let (token, record) = tokens::make()?;
+        extras.made.push(record);
+        made = Some(token);
+    }
+    let demo = extras.demo;
+    let listener = TcpListener::bind(config.listen).await.map_err(|e| Invalid::at(&format!("listen: {}", config.listen), e))?;
+    let listen = listener.local_addr().map_err(|e| Invalid::at("listen", e))?;
+    let (App { server, handles, sink }, service) = app::build(&config, listen, extras)?;
+
+    let scheme = if config.file.tls.is_some() { "https" } else { "http" };
+    let base = format!("{scheme}://{listen}");
+    eprintln!("listening on {base}");
+    if let Some(token) = &made {
+        let token = token.secret.expose();
+        match demo {
+            Some(demo) => eprintln!("{}", demo.lines(&base, token)),
+            None => eprintln!(
+                "no token is configured; this one lasts as long as this process:\n\n  {token}\n\n\
+                 curl -sS -H 'X-Proxy-Token: {token}' '{base}/proxy/https://example.com/'\n"
+            ),
+        }
+    }
+    drop(made);
+
+    let reopen = sink.clone();
+    tokio::spawn(reload::watch(overrides, config, Arc::new(handles), move || {
+        if let Some(sink) = &reopen {
+            sink.reopen();
+        }
+    }));
+    let drained = server.serve(listener, service, stopped()).await;
+    if let Some(sink) = sink {
+        sink.flush(Duration::from_secs(2));
+    }
+    eprintln!("stopped{}", if drained.is_clean() { "" } else { "; what had not ended in time was cut" });
+    Ok(())
+}
+
+/// SIGTERM or an interrupt.
+async fn stopped() {
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }

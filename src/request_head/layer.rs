@@ -1,18 +1,13 @@
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::check::{Head, Limits, check};
-use crate::{body::ResponseBody, rejection::Rejection};
+use crate::{body::ResponseBody, reply::ResponseFuture};
 
-/// Refuses request heads that are too large or malformed. See the [module](self).
+/// Refuses request heads that are too large or malformed. See the [module](super).
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHeadLayer {
     limits: Limits,
@@ -81,99 +76,34 @@ where
 {
     type Response = Response<ResponseBody<C>>;
     type Error = S::Error;
-    type Future = RequestHeadFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> RequestHeadFuture<S::Future> {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let head = Head { uri: request.uri(), version: request.version(), headers: request.headers() };
-        let kind = match check(&self.limits, &head) {
-            Ok(()) => Kind::Inner { future: self.inner.call(request) },
-            Err(rejection) => Kind::Refused { rejection: Some(rejection) },
-        };
-        RequestHeadFuture { kind }
-    }
-}
-
-pin_project! {
-    /// The response of [`RequestHead`].
-    #[derive(Debug)]
-    pub struct RequestHeadFuture<F> {
-        #[pin]
-        kind: Kind<F>,
-    }
-}
-
-pin_project! {
-    #[project = KindProj]
-    #[derive(Debug)]
-    enum Kind<F> {
-        Inner { #[pin] future: F },
-        Refused { rejection: Option<Rejection> },
-    }
-}
-
-impl<F, C, E> Future for RequestHeadFuture<F>
-where
-    F: Future<Output = Result<Response<C>, E>>,
-{
-    type Output = Result<Response<ResponseBody<C>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
-            KindProj::Inner { future } => Poll::Ready(Ok(ready!(future.poll(cx))?.map(ResponseBody::inner))),
-            KindProj::Refused { rejection } => match rejection.take() {
-                Some(rejection) => Poll::Ready(Ok(rejection.into_response())),
-                None => Poll::Pending,
-            },
+        match check(&self.limits, &head) {
+            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+            Err(rejection) => ResponseFuture::refused(rejection),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use tower::ServiceExt as _;
 
     use super::*;
-
-    /// Panics when a clone is called that was not polled ready itself.
-    #[derive(Default)]
-    struct Probe {
-        ready: bool,
-    }
-
-    impl Clone for Probe {
-        fn clone(&self) -> Self {
-            Self::default()
-        }
-    }
-
-    impl Service<Request<()>> for Probe {
-        type Response = Response<String>;
-        type Error = Infallible;
-        type Future = std::future::Ready<Result<Response<String>, Infallible>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-            self.ready = true;
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, _: Request<()>) -> Self::Future {
-            assert!(std::mem::take(&mut self.ready), "called without poll_ready");
-            std::future::ready(Ok(Response::new(String::new())))
-        }
-    }
+    use crate::{rejection::Rejection, reply::probe::Probe};
 
     #[tokio::test]
     async fn the_ready_instance_is_called_and_refusals_carry_their_cause() {
         let mut service = RequestHeadLayer::new().layer(Probe::default());
         for (host, status) in [("a", 200), ("a b", 400)] {
             let request = Request::get("/").header("host", host).body(()).unwrap();
-            let response = service.ready().await.unwrap().call(request).await.unwrap();
+            let response = ServiceExt::<Request<()>>::ready(&mut service).await.unwrap().call(request).await.unwrap();
             assert_eq!(response.status(), status);
             assert_eq!(response.extensions().get::<Rejection>().is_some(), status != 200);
         }

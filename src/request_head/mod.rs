@@ -31,4 +31,4 @@
 mod check;
 mod layer;
 
-pub use layer::{RequestHead, RequestHeadFuture, RequestHeadLayer};
+pub use layer::{RequestHead, RequestHeadLayer};

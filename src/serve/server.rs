@@ -282,6 +282,22 @@ impl fmt::Debug for Server {
     }
 }
 
+/// Refuses to expose credentials: a listener that others than this machine can reach needs TLS, unless the operator has said by
+/// name that something in front of it terminates TLS.
+///
+/// # Errors
+/// [`ConfigError`] for a plain listener on an address that is not loopback.
+pub fn check_listener(addr: std::net::SocketAddr, tls: bool, plain_allowed: bool) -> Result<(), ConfigError> {
+    if tls || plain_allowed || addr.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        addr.to_string(),
+        "tokens would cross the network in clear text: configure TLS, listen on a loopback address, or allow it by name if a \
+         balancer in front terminates TLS",
+    ))
+}
+
 impl Server {
     /// The settings, at their defaults.
     pub fn builder() -> Builder {
@@ -323,11 +339,6 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        // Accepted sockets inherit it.
-        #[cfg(target_os = "linux")]
-        if let Err(error) = socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT) {
-            tracing::debug!(%error, "TCP_NOTSENT_LOWAT not set");
-        }
         let mut shutdown = pin!(shutdown);
         let mut stopped = pin!(self.0.stages.reached(Stage::Draining));
         loop {
@@ -371,6 +382,8 @@ impl Server {
         };
         // Small writes, such as an event or a WebSocket frame, must not wait for the other side's acknowledgement.
         let _ = stream.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let place = Place { permit: place, alive: self.0.stages.connections().track() };
         let connection = Connection { inner: Arc::clone(&self.0), peer, place };
         tokio::spawn(connection.run(stream, service.clone()));

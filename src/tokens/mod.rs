@@ -28,6 +28,7 @@ mod pattern;
 mod principal;
 mod record;
 mod scopes;
+mod session;
 mod static_store;
 mod store;
 
@@ -38,5 +39,6 @@ pub use pattern::{TargetPattern, path_is_ambiguous};
 pub use principal::Principal;
 pub use record::{TokenHash, TokenRecord};
 pub use scopes::TokenScopes;
+pub use session::{SessionKey, SessionStore};
 pub use static_store::StaticTokens;
 pub use store::{Lookup, StoreUnavailable, TicketStore, TokenStore};

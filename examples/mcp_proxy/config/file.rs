@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Count, Invalid, Moment, OrOff, Rate, Size, Span};
+use super::{Count, Invalid, Moment, OrOff, Rate, Size, Span, egress_config::{DnsSection, EgressSection}};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -19,8 +19,8 @@ pub struct File {
     pub clients: Clients,
     pub tls: Option<Tls>,
     pub token: Vec<Token>,
-    pub egress: toml::Table,
-    pub dns: Dns,
+    pub egress: EgressSection,
+    pub dns: DnsSection,
     pub limits: Limits,
     pub rate_limit: RateLimits,
     pub audit: Audit,
@@ -116,13 +116,6 @@ impl Token {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Dns {
-    pub servers: Vec<SocketAddr>,
-    pub timeout: Option<Span>,
-}
-
 /// Sizes and times. The defaults are chosen for MCP: messages are small, files are not fetched through it by accident, and a quiet
 /// event stream is healthy for minutes.
 #[derive(Debug, Deserialize)]
@@ -137,6 +130,7 @@ pub struct Limits {
     pub connect_timeout: Span,
     pub header_timeout: OrOff<Span>,
     pub idle_timeout: OrOff<Span>,
+    pub stream_idle_timeout: OrOff<Span>,
     pub total_timeout: OrOff<Span>,
     pub keep_alive: OrOff<Span>,
     pub connections: Option<usize>,
@@ -157,6 +151,7 @@ impl Default for Limits {
             connect_timeout: Span(Duration::from_secs(5)),
             header_timeout: OrOff::Is(Span(Duration::from_secs(30))),
             idle_timeout: OrOff::Is(Span(Duration::from_secs(300))),
+            stream_idle_timeout: OrOff::Is(Span(Duration::from_secs(3600))),
             total_timeout: OrOff::Off,
             keep_alive: OrOff::Off,
             connections: None,

@@ -1,5 +1,7 @@
 //! The TOML file, the environment and the command line, in that order of weakness.
 
+#[path = "../../shared/egress_config.rs"]
+mod egress_config;
 mod file;
 mod values;
 

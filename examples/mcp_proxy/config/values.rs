@@ -211,6 +211,12 @@ impl<'de> Deserialize<'de> for Moment {
     }
 }
 
+impl Moment {
+    pub fn parse(text: &str) -> Option<Self> {
+        moment(&text.parse().ok()?).map(Self)
+    }
+}
+
 fn moment(date: &toml::value::Datetime) -> Option<SystemTime> {
     use toml::value::Offset;
     let (day, time, offset) = (date.date?, date.time?, date.offset?);
