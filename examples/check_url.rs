@@ -22,7 +22,7 @@
 //! The exit status is 2 when the policy cannot be used, and 0 otherwise.
 
 #[path = "shared/egress_config.rs"]
-mod egress_config;
+pub(crate) mod egress_config;
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -61,7 +61,7 @@ struct Args {
 /// The parts of the server's file that matter here. The others belong to the server.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct File {
+pub(crate) struct File {
     egress: EgressSection,
     dns: DnsSection,
 }
@@ -97,14 +97,14 @@ impl Resolve for Told {
 }
 
 /// Policy, resolve step and connector of the server; the dialer only writes down.
-struct Checker {
+pub(crate) struct Checker {
     policy: Arc<Generation>,
     connector: GuardedConnector,
     told: Told,
 }
 
 impl Checker {
-    fn new(file: &File, ask_dns: bool) -> Result<Self, ConfigError> {
+    pub(crate) fn new(file: &File, ask_dns: bool) -> Result<Self, ConfigError> {
         let policy = PolicyHandle::new(file.egress.builder()?.build()?).load();
         let dns = if ask_dns { Some(Arc::new(file.dns.resolver()?) as Arc<dyn Resolve>) } else { None };
         let told = Told(Arc::default(), dns);
@@ -113,7 +113,7 @@ impl Checker {
     }
 
     /// One question, one answer.
-    async fn answer_line(&self, line: &str) -> Value {
+    pub(crate) async fn answer_line(&self, line: &str) -> Value {
         let Ok(Value::Object(question)) = serde_json::from_str(line) else {
             return json!({"allow": false, "reason": "invalid", "to": []});
         };
@@ -158,7 +158,7 @@ impl Checker {
     }
 
     /// The readable form: the same decision, and then every rule on the way to it.
-    async fn explain(&self, url: &str) -> String {
+    pub(crate) async fn explain(&self, url: &str) -> String {
         self.told.set(Vec::new());
         let policy = self.policy.policy();
         let first = policy.explain(url);

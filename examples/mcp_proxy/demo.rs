@@ -158,6 +158,7 @@ async fn echo(stream: TcpStream) {
         let _ = socket.send(Message::text("hello from the demo")).await;
         let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
         let _ = socket.close(Some(frame)).await;
+        return;
     }
     while let Some(Ok(message)) = socket.next().await {
         let sent = match message {

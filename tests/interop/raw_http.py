@@ -216,7 +216,7 @@ case("no Host", req(host=False), {400, None}, False)
 case("two equal Hosts", req(fields=["Host: {h}"]), {400, None}, False)
 case("two different Hosts", req(fields=["Host: other.example"]), {400, None}, False)
 case("an empty Host", req(fields=["Host:"], host=False), NO, False)
-for bad in ["a b", "a/b", "user@127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x", "[::1", "a,b", "a?b", "a#b", "a\tb", "http://a", "%00", "é"]:
+for bad in ["a b", "a/b", "user@127.0.0.1", "127.0.0.1:x", "[::1", "a?b", "a#b", "a\tb", "http://a", "%00", "é"]:
     case(f"Host {bad!a}", req(fields=[f"Host: {bad}"], host=False), NO, False)
 case("HTTP/1.0 without Host", req("GET {p} HTTP/1.0", host=False), EITHER)
 case("Host goes upstream as the upstream's", req(), OK, True, lambda e, _p: [v for n, v in e["fields"] if n == "host"] == [f"127.0.0.1:{origin.port}"] or e["fields"])
@@ -261,6 +261,7 @@ case("length: body shorter than said, then silence", post(["Content-Length: 50"]
 # Transfer-Encoding.
 WHOLE = "5\r\nhello\r\n0\r\n\r\n"
 case("a chunked body", post([CHUNKED], WHOLE), OK, True, body_is(b"hello"))
+case("a GET with a chunked body", req(fields=[CHUNKED], body=WHOLE), OK, True, body_is(b"hello"))
 case("Chunked in capitals", post(["Transfer-Encoding: CHUNKED"], WHOLE), EITHER, None, body_is(b"hello"))
 case("coding and length together", post([CHUNKED, "Content-Length: 5"], WHOLE), EITHER, None, both(body_is(b"hello"), lambda e, _p: not {"content-length", "transfer-encoding"} <= {n for n, _ in e["fields"]} or "both arrived"))
 case("length and coding together", post(["Content-Length: 5", CHUNKED], WHOLE), EITHER, None, body_is(b"hello"))
@@ -270,7 +271,7 @@ case("coding on two lines", post([CHUNKED, CHUNKED], WHOLE), {400, 501, None}, F
 for name, value in [("identity", "identity"), ("unknown", "xchunked"), ("not last", "chunked, gzip"), ("an empty one", ""), ("a comma", ",chunked,x"),
                     ("a parameter", "chunked;q=1"), ("a vertical tab", "\x0bchunked"), ("quoted", '"chunked"'), ("gzip alone", "gzip")]:
     case(f"coding: {name}", post([f"Transfer-Encoding: {value}"], WHOLE), {400, 501, None}, False)
-case("coding: gzip, chunked", post(["Transfer-Encoding: gzip, chunked"], WHOLE), {400, 501, None, 200})
+case("coding: gzip, chunked", post(["Transfer-Encoding: gzip, chunked"], WHOLE), {400, 501, None}, False)
 case("coding: blank before the colon", post(["Transfer-Encoding : chunked"], WHOLE), {400, None}, False)
 case("coding: folded", post(["Transfer-Encoding:", " chunked"], WHOLE), {400, 501, None}, False)
 case("coding: in HTTP/1.0", req("POST {p} HTTP/1.0", [CHUNKED], WHOLE), NO, False)
@@ -305,6 +306,9 @@ for name, body in [
     ("LF in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n"),
     ("CR in an extension", "5;a\rb\r\nhello\r\n0\r\n\r\n"),
     ("an extension of 40 KB", "5;a=" + "b" * 40_000 + "\r\nhello\r\n0\r\n\r\n"),
+    ("a blank after the size", "5 \r\nhello\r\n0\r\n\r\n"),
+    ("an extension without a name", "5;\r\nhello\r\n0\r\n\r\n"),
+    ("an extension that is no token", "5;a[b\r\nhello\r\n0\r\n\r\n"),
     ("a comma for a semicolon", "5,a\r\nhello\r\n0\r\n\r\n"),
     ("a trailer without a colon", "5\r\nhello\r\n0\r\nX-Sum\r\n\r\n"),
     ("a trailer with a blank before the colon", "5\r\nhello\r\n0\r\nX-Sum : 1\r\n\r\n"),
@@ -323,7 +327,7 @@ case("nothing after a request that was refused", req(fields=["X-A : b"]) + req("
 case("nothing after a refused length", post(["Content-Length: +5"], req("GET /smuggled HTTP/1.1")), {400, None}, False, None, 1)
 
 # Expect, Upgrade, hop-by-hop.
-case("Expect: 100-continue", post(["Content-Length: 5", "Expect: 100-continue"], "hello"), {100, 200}, True, body_is(b"hello"))
+case("Expect: 100-continue", post(["Content-Length: 5", "Expect: 100-continue"], "hello"), {100, 200}, True, body_is(b"hello"), wait=4)
 case("an unknown expectation", post(["Content-Length: 5", "Expect: coffee"], "hello"), {417, None}, False)
 case("h2c is not upgraded to", req(fields=["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"]), OK | {400}, None, lacks("upgrade", "http2-settings"))
 case("an unknown upgrade is dropped", req(fields=["Connection: Upgrade", "Upgrade: tardis/1"]), OK | {400, 426}, None, lacks("upgrade"))

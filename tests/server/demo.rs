@@ -35,6 +35,7 @@ async fn every_line_that_the_demo_prints_answers() {
 #[tokio::test]
 async fn without_a_token_one_is_made_and_printed_once() {
     let proxy = Proxy::start("").await;
+    proxy.said("X-Proxy-Token: pcl_").await;
     let said = proxy.stderr.lock().unwrap().clone();
     let token = said.split_whitespace().find(|w| w.trim_matches('\'').starts_with("pcl_")).expect("no token was printed");
     let token = token.trim_matches('\'').to_owned();

@@ -87,7 +87,7 @@ async fn channel_upstream(content_type: &'static str) -> (Upstream, mpsc::Sender
                 let next = r.recv().await?;
                 Some((Ok(Frame::data(next)), Some(r)))
             });
-            let body: Body = StreamBody::new(stream.boxed()).boxed();
+            let body: Body = StreamBody::new(stream.boxed()).boxed_unsync();
             Response::builder().header("content-type", content_type).body(body).unwrap()
         }
     })
@@ -144,7 +144,7 @@ async fn a_client_that_leaves_is_seen_by_the_target_within_50_ms() {
             let stream = TcpStream::connect(proxy.addr).await.unwrap();
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
             let connection = tokio::spawn(connection);
-            let request = proxy.request("POST", &path).header("x-target-url", format!("http://{target}/")).body(Full::from("{}")).unwrap();
+            let request = proxy.request("POST", &path).header("x-target-url", format!("http://{target}/")).body(Full::<Bytes>::from("{}")).unwrap();
             let answered = tokio::spawn(async move { sender.send_request(request).await });
             timeout(Duration::from_secs(5), asked.recv()).await.expect("never asked").unwrap();
             if !answer.is_empty() {

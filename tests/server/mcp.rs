@@ -27,7 +27,11 @@ use rmcp::{
 };
 use serde_json::{Value, json};
 use sse_stream::{Sse, SseStream};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::support::{Answer, Body, Proxy, TOKEN, Upstream, full, usual};
 
@@ -229,7 +233,7 @@ async fn legacy(events: &'static str, gzip: bool) -> (Upstream, Arc<Mutex<Vec<St
             // In two halves, and then silence.
             let (one, two) = events.split_at(events.len() / 2);
             let parts = futures_util::stream::iter([one, two]).map(|p| Ok(Frame::data(Bytes::from_static(p.as_bytes()))));
-            let body: Body = StreamBody::new(parts.chain(futures_util::stream::pending()).boxed()).boxed();
+            let body: Body = StreamBody::new(parts.chain(futures_util::stream::pending()).boxed()).boxed_unsync();
             let response = Response::builder().header("content-type", "text/event-stream");
             let response = if gzip { response.header("content-encoding", "gzip") } else { response };
             response.body(body).unwrap()
@@ -265,10 +269,15 @@ async fn the_endpoint_event_leads_back_through_the_proxy() {
 async fn a_foreign_endpoint_breaks_the_stream_and_a_compressed_one_is_502() {
     let (upstream, _) = legacy("event: endpoint\ndata: http://evil.example/steal\n\n", false).await;
     let proxy = Proxy::start(&usual(&[upstream.addr])).await;
-    let response = open(&proxy, &format!("/proxy/{}", upstream.url("/sse"))).await;
-    assert_eq!(response.status(), 200);
-    let end = timeout(Duration::from_secs(5), response.into_body().collect()).await.expect("the stream goes on");
-    assert!(end.is_err());
+    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    let target = upstream.url("/sse");
+    let head = format!("GET /proxy/{target} HTTP/1.1\r\nHost: {}\r\nX-Proxy-Token: {TOKEN}\r\nAccept: text/event-stream\r\n\r\n", proxy.addr);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    // The connection breaks; it does not end as a complete answer would, and the event is not in it.
+    let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut seen)).await.expect("the stream goes on");
+    let seen = String::from_utf8_lossy(&seen);
+    assert!(!seen.contains("steal") && !seen.ends_with("0\r\n\r\n"), "{seen}");
     let (upstream, _) = legacy("event: endpoint\ndata: /x\n\n", true).await;
     let proxy = Proxy::start(&usual(&[upstream.addr])).await;
     assert_eq!(open(&proxy, &format!("/proxy/{}", upstream.url("/sse"))).await.status(), 502);
