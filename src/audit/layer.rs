@@ -33,7 +33,13 @@ impl<T: AuditSink, C: Clock> AuditLayer<T, C> {
     /// The same with another clock.
     #[must_use]
     pub fn with_clock(sink: T, clock: C) -> Self {
-        Self(Arc::new(Shared { sink, ids: Ids::new(), offset: Offset::default(), clock }))
+        Self(Arc::new(Shared { sink, ids: Ids::new(), closed: AtomicU64::new(0), offset: Offset::default(), clock }))
+    }
+
+    /// How many requests and tunnels have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.0.ids.given().saturating_sub(self.0.closed.load(Relaxed))
     }
 
     /// The sink.
@@ -66,6 +72,7 @@ impl<S, T, C> Layer<S> for AuditLayer<T, C> {
 pub(super) struct Shared<T, C> {
     sink: T,
     ids: Ids,
+    closed: AtomicU64,
     offset: Offset,
     clock: C,
 }
@@ -88,6 +95,7 @@ impl<T, C: Clock> Shared<T, C> {
 
 impl<T: AuditSink, C: Clock> CloseRecord for Shared<T, C> {
     fn close(&self, mut record: Record) {
+        self.closed.fetch_add(1, Relaxed);
         if record.duration.is_none() {
             record.duration = Some(self.now().saturating_sub(record.arrived));
         }
@@ -124,17 +132,21 @@ impl Offset {
 #[derive(Debug)]
 struct Ids {
     keys: [u64; 2],
-    next: AtomicU64,
+    given: AtomicU64,
 }
 
 impl Ids {
     fn new() -> Self {
         let key = || getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15);
-        Self { keys: [key(), key()], next: AtomicU64::new(key()) }
+        Self { keys: [key(), key()], given: AtomicU64::new(0) }
+    }
+
+    fn given(&self) -> u64 {
+        self.given.load(Relaxed)
     }
 
     fn next(&self) -> u128 {
-        let n = self.next.fetch_add(1, Relaxed);
+        let n = self.given.fetch_add(1, Relaxed);
         let [a, b] = self.keys;
         (u128::from(mix(n ^ a)) << 64) | u128::from(mix(n.wrapping_add(b)))
     }

@@ -24,6 +24,7 @@ use super::{
     flow::Flow,
     io::{Io, Prefix, Stream},
     keeper::{Keeper, Verdict},
+    proxy_protocol::{self, ProxyHeaderError},
     server::Inner,
     service::{Adapter, Shared},
     stats::Counter,
@@ -136,7 +137,21 @@ async fn open_in_time(inner: &Arc<Inner>, stream: TcpStream, peer: SocketAddr) -
 }
 
 async fn open(inner: &Inner, stream: TcpStream, peer: SocketAddr) -> io::Result<Opened> {
-    let (stream, peer) = (stream, peer);
+    let (mut stream, mut peer) = (stream, peer);
+    if let Some(trusted) = &inner.settings.trusted_balancers {
+        let told = if proxy_protocol::is_trusted(trusted, peer.ip()) {
+            proxy_protocol::read(&mut stream).await
+        } else {
+            Err(ProxyHeaderError::Untrusted)
+        };
+        match told {
+            Ok(client) => peer = client.unwrap_or(peer),
+            Err(error) => {
+                inner.counters.add(Counter::ProxyHeaderErrors);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
+            }
+        }
+    }
     #[cfg(feature = "tls")]
     if let Some(tls) = &inner.settings.tls {
         let stream = tls.acceptor().accept(stream).await.inspect_err(|_| inner.counters.add(Counter::TlsFailures))?;

@@ -282,6 +282,22 @@ impl fmt::Debug for Server {
     }
 }
 
+/// Refuses to expose credentials: a listener that others than this machine can reach needs TLS, unless the operator has said by
+/// name that something in front of it terminates TLS.
+///
+/// # Errors
+/// [`ConfigError`] for a plain listener on an address that is not loopback.
+pub fn check_listener(addr: std::net::SocketAddr, tls: bool, plain_allowed: bool) -> Result<(), ConfigError> {
+    if tls || plain_allowed || addr.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        addr.to_string(),
+        "tokens would cross the network in clear text: configure TLS, listen on a loopback address, or allow it by name if a \
+         balancer in front terminates TLS",
+    ))
+}
+
 impl Server {
     /// The settings, at their defaults.
     pub fn builder() -> Builder {

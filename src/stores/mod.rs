@@ -9,6 +9,8 @@
 
 mod cached;
 mod file;
+#[cfg(feature = "redis")]
+mod redis;
 mod sessions;
 mod tickets;
 
@@ -16,3 +18,5 @@ pub use cached::{CachedTokens, RemoteTokens};
 pub use file::{Change, FileError, WatchedFile};
 pub use sessions::MemorySessions;
 pub use tickets::{MemoryTickets, Ticket, TicketsFull};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisStore, RedisStoreBuilder, WhenAway};
