@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod forwarding;
 mod mcp;
+mod operations;
 mod refusals;
 mod support;
 mod websocket;

@@ -52,7 +52,20 @@ pub struct Tls {
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
     #[serde(default)]
+    pub client_auth: ClientAuth,
+    #[serde(default)]
     pub client: Vec<TlsClient>,
+}
+
+/// What a client certificate is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// It does instead of a token.
+    #[default]
+    OrToken,
+    /// It is needed as well as a token.
+    AndToken,
 }
 
 /// Which client certificate is which principal.
@@ -170,6 +183,7 @@ pub struct RateLimits {
     pub probes: OrOff<Rate>,
     pub redis: Option<String>,
     pub on_redis_failure: OnRedisFailure,
+    pub replicas: u64,
 }
 
 impl Default for RateLimits {
@@ -181,6 +195,7 @@ impl Default for RateLimits {
             probes: per_minute(60),
             redis: None,
             on_redis_failure: OnRedisFailure::default(),
+            replicas: 1,
         }
     }
 }
@@ -191,7 +206,7 @@ impl Default for RateLimits {
 pub enum OnRedisFailure {
     Refuse,
     Admit,
-    /// The memory store with the whole quota.
+    /// Each server grants its share of the quota by itself.
     #[default]
     Local,
 }
