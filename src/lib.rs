@@ -24,8 +24,11 @@ pub mod body_limit;
 pub mod browser;
 pub mod client_addr;
 pub mod client_allow;
+#[cfg(feature = "tls")]
+pub mod client_cert;
 pub mod concurrency_limit;
 pub mod denial_floor;
+pub mod mcp_session;
 pub mod proxy_token;
 pub mod rate_limit;
 pub mod request_head;

@@ -73,10 +73,10 @@ macro_rules! table {
 
             /// `Proxy-Status` for the client, written beforehand: refusing is to be as cheap as admitting.
             fn public_field(self) -> HeaderValue {
+                if matches!(self, Self::DnsFailed | Self::ConnectFailed | Self::TlsFailed) {
+                    return HeaderValue::from_static("portcullis; error=destination_unavailable");
+                }
                 match self {
-                    Self::DnsFailed | Self::ConnectFailed | Self::TlsFailed => {
-                        HeaderValue::from_static("portcullis; error=destination_unavailable")
-                    }
                     $(Self::$kind => HeaderValue::from_static(concat!("portcullis; error=", $proxy_status)),)*
                 }
             }

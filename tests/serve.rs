@@ -77,6 +77,11 @@ async fn answer(
             let peer = RequestContext::of(request.extensions()).and_then(|c| c.connection()).unwrap().peer();
             Response::new(full(peer.to_string()))
         }
+        "/certs" => {
+            let connection = RequestContext::of(request.extensions()).and_then(|c| c.connection()).unwrap();
+            assert!(connection.is_tls());
+            Response::new(full(connection.client_certs().map_or(0, <[_]>::len).to_string()))
+        }
         // An early refusal: the body is not looked at.
         "/413" => Response::builder().status(413).body(full("too large")).unwrap(),
         "/echo" => match request.into_body().collect().await {
@@ -300,7 +305,8 @@ async fn a_stalled_body_is_answered_with_408() {
 
 #[tokio::test]
 async fn a_dripping_body_is_answered_with_408() {
-    let server = Running::start(short().body_idle_timeout(Duration::from_secs(10)).min_rate(1000, None, Duration::from_secs(1))).await;
+    let server =
+        Running::start(short().body_idle_timeout(Duration::from_secs(10)).min_rate(1000, None, Duration::from_secs(1))).await;
     let mut stream = server.connect().await;
     stream.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n").await.unwrap();
     let (mut read, mut write) = stream.split();
@@ -461,4 +467,191 @@ async fn one_connection_too_many_is_told_so_at_once() {
     let mut again = server.connect().await;
     again.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(read_response(&mut again).await.starts_with("http/1.1 200"));
+}
+
+fn proxy_header(client: [u8; 4], port: u16) -> Vec<u8> {
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    bytes.extend(client);
+    bytes.extend([127, 0, 0, 1]);
+    bytes.extend(port.to_be_bytes());
+    bytes.extend([0, 80]);
+    bytes
+}
+
+#[tokio::test]
+async fn a_trusted_balancer_says_who_the_client_is() {
+    let server = Running::start(short().proxy_protocol(["127.0.0.0/8"]).unwrap()).await;
+    let mut stream = server.connect().await;
+    let mut bytes = proxy_header([192, 0, 2, 9], 4711);
+    bytes.extend(b"GET /peer HTTP/1.1\r\nHost: a\r\n\r\n");
+    // In pieces: the header need not come in one.
+    for piece in bytes.chunks(7) {
+        stream.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert!(read_response(&mut stream).await.ends_with("192.0.2.9:4711"));
+    // Without a header nothing is served, and waiting for one takes no longer than waiting for a head.
+    let mut plain = server.connect().await;
+    plain.write_all(b"GET /peer HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_eq!(read_to_end(&mut plain).await.0, "");
+    let mut silent = server.connect().await;
+    let started = Instant::now();
+    assert_eq!(read_to_end(&mut silent).await.0, "");
+    assert!(started.elapsed() < Duration::from_secs(1));
+
+    let strict = Running::start(short().proxy_protocol(["192.0.2.0/24"]).unwrap()).await;
+    let mut stream = strict.connect().await;
+    let _ = stream.write_all(&bytes).await;
+    assert_eq!(read_to_end(&mut stream).await.0, "");
+    assert_eq!(strict.server.stats().proxy_header_errors, 1);
+    assert!(Server::builder().proxy_protocol(["balancer"]).is_err());
+}
+
+#[test]
+fn tokens_do_not_travel_in_clear_text_by_accident() {
+    use portcullis::serve::check_listener;
+    let check = |addr: &str, tls, plain| check_listener(addr.parse().unwrap(), tls, plain).is_ok();
+    assert!(
+        check("127.0.0.1:80", false, false) && check("[::1]:80", false, false) && check("[::ffff:127.0.0.1]:80", false, false)
+    );
+    assert!(!check("0.0.0.0:80", false, false) && !check("[::]:80", false, false) && !check("192.0.2.1:80", false, false));
+    assert!(check("0.0.0.0:443", true, false) && check("0.0.0.0:80", false, true));
+}
+
+mod tls {
+    use std::sync::Arc;
+
+    use portcullis::serve::{ClientAuth, Tls, TlsFiles};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use tokio_rustls::{
+        TlsConnector,
+        client::TlsStream,
+        rustls::{
+            ClientConfig, RootCertStore,
+            crypto::ring,
+            pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+        },
+    };
+
+    use super::*;
+
+    struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+    impl Ca {
+        fn new() -> Self {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        }
+
+        fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+            let key = KeyPair::generate().unwrap();
+            (CertificateParams::new(vec![name.into()]).unwrap().signed_by(&key, &self.0).unwrap(), key)
+        }
+
+        fn files(&self) -> TlsFiles {
+            let (cert, key) = self.issue("localhost");
+            TlsFiles::new(cert.pem(), key.serialize_pem())
+        }
+
+        fn client(&self, alpn: &[&str], cert: Option<(rcgen::Certificate, KeyPair)>) -> TlsConnector {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from(self.0.der().to_vec())).unwrap();
+            let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
+            let mut config = match cert {
+                None => builder.with_no_client_auth(),
+                Some((cert, key)) => builder
+                    .with_client_auth_cert(vec![cert.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+                    .unwrap(),
+            };
+            config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        }
+    }
+
+    async fn connect(server: &Running, connector: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
+        connector.connect(ServerName::try_from("localhost").unwrap(), server.connect().await).await
+    }
+
+    async fn get(stream: &mut TlsStream<TcpStream>, path: &str) -> std::io::Result<String> {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    #[tokio::test]
+    async fn alpn_hsts_and_other_certificates_while_it_runs() {
+        let (ca, next) = (Ca::new(), Ca::new());
+        let tls = Tls::new(&ca.files()).unwrap();
+        let server = Running::start(short().tls(tls.clone()).hsts(Duration::from_secs(3600))).await;
+        let mut stream = connect(&server, &ca.client(&["http/1.1"], None)).await.unwrap();
+        let text = get(&mut stream, "/").await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200") && text.contains("strict-transport-security: max-age=3600\r\n"), "{text}");
+
+        let stream = connect(&server, &ca.client(&["h2", "http/1.1"], None)).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = || Request::get("https://localhost/").body(Full::default()).unwrap();
+        assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
+
+        // Other certificates: new connections see them, the open one goes on.
+        assert!(tls.swap(&TlsFiles::new("nonsense", "nonsense")).is_err());
+        assert!(connect(&server, &ca.client(&[], None)).await.is_ok());
+        tls.swap(&next.files()).unwrap();
+        assert!(connect(&server, &ca.client(&[], None)).await.is_err());
+        assert!(connect(&server, &next.client(&[], None)).await.is_ok());
+        assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
+    }
+
+    #[tokio::test]
+    async fn client_certificates() {
+        let (ca, foreign) = (Ca::new(), Ca::new());
+        for (auth, without) in [(ClientAuth::Required, false), (ClientAuth::Optional, true)] {
+            let tls = Tls::new(&ca.files().client_ca(ca.0.pem(), auth)).unwrap();
+            let server = Running::start(short().tls(tls)).await;
+            let certs = async |cert| {
+                let mut stream = connect(&server, &ca.client(&[], cert)).await?;
+                get(&mut stream, "/certs").await
+            };
+            assert!(certs(Some(ca.issue("client"))).await.unwrap().ends_with("\r\n\r\n1"));
+            assert!(certs(Some(foreign.issue("client"))).await.is_err());
+            assert_eq!(certs(None).await.is_ok_and(|text| text.ends_with("\r\n\r\n0")), without);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_never_ends_is_cut() {
+        let server = Running::start(short().tls(Tls::new(&Ca::new().files()).unwrap())).await;
+        let mut stream = server.connect().await;
+        stream.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+        let started = Instant::now();
+        assert_eq!(read_to_end(&mut stream).await.0, "");
+        let took = started.elapsed();
+        assert!(took > Duration::from_millis(400) && took < Duration::from_secs(1), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn an_early_answer_survives_tls_too() {
+        let ca = Ca::new();
+        let server = Running::start(Server::builder().tls(Tls::new(&ca.files()).unwrap())).await;
+        let mut stream = connect(&server, &ca.client(&[], None)).await.unwrap();
+        stream.write_all(b"POST /413 HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n").await.unwrap();
+        let (mut read, mut write) = tokio::io::split(stream);
+        let upload = async {
+            for _ in 0..30 {
+                write.write_all(&[b'x'; 30_000]).await?;
+            }
+            write.flush().await
+        };
+        let mut bytes = Vec::new();
+        let (sent, received) = tokio::join!(upload, read.read_to_end(&mut bytes));
+        assert!(bytes.starts_with(b"HTTP/1.1 413"), "{sent:?} {received:?} {}", String::from_utf8_lossy(&bytes));
+        assert!(received.is_ok() && sent.is_ok(), "{sent:?} {received:?}");
+    }
 }

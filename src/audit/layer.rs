@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long the distance between calendar and monotonic time is believed before it is measured again.
-const OFFSET_AGE: Duration = Duration::from_secs(1);
+const OFFSET_AGE_NANOS: u64 = 1_000_000_000;
 
 /// Records every request into a sink. See the [module](self).
 pub struct AuditLayer<T, C = SystemClock>(pub(super) Arc<Shared<T, C>>);
@@ -33,7 +33,13 @@ impl<T: AuditSink, C: Clock> AuditLayer<T, C> {
     /// The same with another clock.
     #[must_use]
     pub fn with_clock(sink: T, clock: C) -> Self {
-        Self(Arc::new(Shared { sink, ids: Ids::new(), offset: Offset::default(), clock }))
+        Self(Arc::new(Shared { sink, ids: Ids::new(), closed: AtomicU64::new(0), offset: Offset::default(), clock }))
+    }
+
+    /// How many requests and tunnels have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.0.ids.given().saturating_sub(self.0.closed.load(Relaxed))
     }
 
     /// The sink.
@@ -66,6 +72,7 @@ impl<S, T, C> Layer<S> for AuditLayer<T, C> {
 pub(super) struct Shared<T, C> {
     sink: T,
     ids: Ids,
+    closed: AtomicU64,
     offset: Offset,
     clock: C,
 }
@@ -74,11 +81,12 @@ impl<T, C: Clock> Shared<T, C> {
     /// An open record: its id and its arrival. The calendar time is derived, so that one clock is read and not two.
     pub(super) fn open(&self) -> Record {
         let arrived = self.clock.monotonic();
-        let mut record = Record::default();
-        record.started = Some(self.offset.wall(&self.clock, arrived));
-        record.arrived = arrived;
-        record.request_id = self.ids.next();
-        record
+        Record {
+            started: Some(self.offset.wall(&self.clock, arrived)),
+            arrived,
+            request_id: self.ids.next(),
+            ..Record::default()
+        }
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -88,6 +96,7 @@ impl<T, C: Clock> Shared<T, C> {
 
 impl<T: AuditSink, C: Clock> CloseRecord for Shared<T, C> {
     fn close(&self, mut record: Record) {
+        self.closed.fetch_add(1, Relaxed);
         if record.duration.is_none() {
             record.duration = Some(self.now().saturating_sub(record.arrived));
         }
@@ -110,7 +119,7 @@ impl Offset {
         let at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let measured = self.measured.load(Relaxed);
         let mut nanos = self.nanos.load(Relaxed);
-        if nanos == 0 || at.saturating_sub(measured) >= OFFSET_AGE.as_nanos() as u64 {
+        if nanos == 0 || at.saturating_sub(measured) >= OFFSET_AGE_NANOS {
             let wall = clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             nanos = u64::try_from(wall.saturating_sub(now).as_nanos()).unwrap_or(u64::MAX);
             self.nanos.store(nanos, Relaxed);
@@ -124,17 +133,21 @@ impl Offset {
 #[derive(Debug)]
 struct Ids {
     keys: [u64; 2],
-    next: AtomicU64,
+    given: AtomicU64,
 }
 
 impl Ids {
     fn new() -> Self {
         let key = || getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15);
-        Self { keys: [key(), key()], next: AtomicU64::new(key()) }
+        Self { keys: [key(), key()], given: AtomicU64::new(0) }
+    }
+
+    fn given(&self) -> u64 {
+        self.given.load(Relaxed)
     }
 
     fn next(&self) -> u128 {
-        let n = self.next.fetch_add(1, Relaxed);
+        let n = self.given.fetch_add(1, Relaxed);
         let [a, b] = self.keys;
         (u128::from(mix(n ^ a)) << 64) | u128::from(mix(n.wrapping_add(b)))
     }

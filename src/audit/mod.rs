@@ -69,6 +69,8 @@ mod future;
 mod json;
 mod json_lines;
 mod layer;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod service;
 mod sink;
 mod summary;
@@ -79,6 +81,8 @@ pub use future::AuditFuture;
 pub use json::JsonFormat;
 pub use json_lines::{JsonLinesBuilder, JsonLinesSink};
 pub use layer::AuditLayer;
+#[cfg(feature = "metrics")]
+pub use metrics::{DURATION_BUCKETS, MetricsSink};
 pub use service::Audit;
 pub use sink::{AuditSink, TracingSink};
 pub use summary::{Filter, Summary, SummaryError, Traffic};

@@ -132,6 +132,25 @@ impl MemoryStore {
         locked.write(place, hash, tat);
     }
 
+    /// What was noted of a key says of a request; takes nothing, and knows nothing of coarser keys.
+    #[cfg(feature = "redis")]
+    pub(crate) fn noted(&self, policy: &PolicyId, quota: Quota, key: &Key, cost: u64, now: Duration) -> Decision {
+        let (hash, now) = (self.0.hash(policy.hash(), key, 0), nanos(now));
+        let table = self.0.shards.get(self.0.shard(hash)).map(lock);
+        let tat = table.and_then(|table| table.find(hash, now)).map_or(0, |cell| cell.tat);
+        quota.decide(tat, now, cost).0
+    }
+
+    /// Notes what another store knows of a key. Where there is no room, it is not noted.
+    #[cfg(feature = "redis")]
+    pub(crate) fn note(&self, policy: &PolicyId, key: &Key, tat: Duration, now: Duration) {
+        let (hash, now) = (self.0.hash(policy.hash(), key, 0), nanos(now));
+        let Some(mut table) = self.0.shards.get(self.0.shard(hash)).map(lock) else { return };
+        if let Some(cell) = table.find(hash, now).filter(|cell| nanos(tat) > cell.tat.max(now)) {
+            table.put(cell, hash, nanos(tat));
+        }
+    }
+
     /// Decides a request under several policies: if one refuses and is not a shadow, none takes.
     pub fn check_all(&self, batch: &mut Batch<'_>, now: Duration) {
         let now = nanos(now);
@@ -234,10 +253,11 @@ impl Inner {
         for (slot, hash) in wanted.iter_mut().zip(hashes) {
             *slot = self.shard(*hash);
         }
+        let wanted = wanted.get_mut(..hashes.len()).unwrap_or_default();
         wanted.sort_unstable();
         let mut locked = Locked { inner: self, guards: [const { None }; MAX_POLICIES], coarse: None };
         let mut last = usize::MAX;
-        for (shard, slot) in wanted.into_iter().zip(&mut locked.guards) {
+        for (shard, slot) in wanted.iter().copied().zip(&mut locked.guards) {
             if shard == last {
                 continue;
             }

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
 use super::{
+    credentials::{self, WithoutFields},
     frames::WebSocketLimits,
     sanitize::{self, Via},
     tunnel::{self, TunnelLimits},
@@ -233,7 +234,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let config = self.0.clone();
-        let request = request.map(Body::stream);
+        let own = RequestContext::of(request.extensions()).and_then(RequestContext::credential_fields);
+        let own = own.filter(|fields| credentials::has_own(fields)).cloned();
+        let request = request.map(|body| match own {
+            Some(fields) => Body::stream(WithoutFields::new(body, fields)),
+            None => Body::stream(body),
+        });
         ResponseFuture(Box::pin(async move {
             let expose = config.expose;
             match config.answer(request).await {
@@ -281,6 +287,8 @@ impl Config {
         target: &Target,
     ) -> Result<Response<ProxyBody>, Rejection> {
         let (mut parts, body) = request.into_parts();
+        // A stream that carries the answer to a POST is a request in flight: `serve` gives it the drain time.
+        let ends_at_shutdown = parts.method == Method::GET;
         let extensions = std::mem::take(&mut parts.extensions);
         let context = RequestContext::of(&extensions);
         self.clean(&mut parts.headers, &parts.method, parts.version, target, context)?;
@@ -299,7 +307,7 @@ impl Config {
         let is_stream = is_event_stream(response.headers());
         if is_stream {
             response.body_mut().set_idle_timeout(self.stream_idle);
-            if let Some(closing) = context.and_then(|c| self.closing(c, permit, target, info.addr)) {
+            if let Some(closing) = context.and_then(|c| self.closing(c, permit, target, info.addr, ends_at_shutdown)) {
                 response.body_mut().end_on(Box::pin(async move {
                     closing.await;
                 }));
@@ -387,7 +395,7 @@ impl Config {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         }
-        let closing = context.and_then(|c| self.closing(c, &permit, &target, info.addr));
+        let closing = context.and_then(|c| self.closing(c, &permit, &target, info.addr, true));
         let record = context.and_then(RequestContext::record).cloned();
         if let Some(record) = &record {
             record.with(|r| r.tunnel = true);
@@ -429,7 +437,7 @@ impl Config {
                 r.tunnel = true;
             });
         }
-        let closing = context.and_then(|c| self.closing(c, permit, &target, peer));
+        let closing = context.and_then(|c| self.closing(c, permit, &target, peer, true));
         let record = context.and_then(RequestContext::record).cloned();
         let guard = self.track.as_ref().map(|track| track());
         let limits = self.tunnel;
@@ -457,9 +465,10 @@ impl Config {
         permit: &EgressPermit,
         target: &Target,
         peer: std::net::SocketAddr,
+        at_shutdown: bool,
     ) -> Option<impl Future<Output = u16> + Send + use<>> {
         let revoked = context.principal().and_then(|p| p.revoked().cloned());
-        let shutdown = self.shutdown.clone();
+        let shutdown = self.shutdown.clone().filter(|_| at_shutdown);
         let policy = self.close_on_swap.then(|| (self.upstream.policy().clone(), permit.clone(), target.clone()));
         if revoked.is_none() && shutdown.is_none() && policy.is_none() {
             return None;

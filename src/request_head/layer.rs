@@ -93,7 +93,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tower::ServiceExt as _;
+    use tower::ServiceExt;
 
     use super::*;
     use crate::{rejection::Rejection, reply::probe::Probe};
@@ -103,7 +103,7 @@ mod tests {
         let mut service = RequestHeadLayer::new().layer(Probe::default());
         for (host, status) in [("a", 200), ("a b", 400)] {
             let request = Request::get("/").header("host", host).body(()).unwrap();
-            let response = service.ready().await.unwrap().call(request).await.unwrap();
+            let response = ServiceExt::<Request<()>>::ready(&mut service).await.unwrap().call(request).await.unwrap();
             assert_eq!(response.status(), status);
             assert_eq!(response.extensions().get::<Rejection>().is_some(), status != 200);
         }

@@ -49,6 +49,7 @@ mod flow;
 mod io;
 mod keeper;
 mod pace;
+mod proxy_protocol;
 mod server;
 mod service;
 mod stats;
@@ -58,7 +59,7 @@ mod tls;
 
 pub use body::{BodyError, ReplyBody, RequestBody};
 pub use drain::{Drained, TunnelGuard, Tunnels};
-pub use server::{Builder, Server};
+pub use server::{Builder, Server, check_listener};
 pub use stats::ConnectionStats;
 #[cfg(feature = "tls")]
 pub use tls::{ClientAuth, Tls, TlsFiles};

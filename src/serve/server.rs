@@ -206,7 +206,8 @@ impl Builder {
     pub fn proxy_protocol<T: AsRef<str>>(mut self, trusted: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
         let parse = |text: T| {
             let text = text.as_ref();
-            text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
+            text.parse()
+                .or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
                 .map_err(|_| ConfigError::new(text, "not a network in CIDR notation"))
         };
         self.trusted_balancers = Some(trusted.into_iter().map(parse).collect::<Result<_, _>>()?);
@@ -280,6 +281,22 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("stats", &self.stats()).finish_non_exhaustive()
     }
+}
+
+/// Refuses to expose credentials: a listener that others than this machine can reach needs TLS, unless the operator has said by
+/// name that something in front of it terminates TLS.
+///
+/// # Errors
+/// [`ConfigError`] for a plain listener on an address that is not loopback.
+pub fn check_listener(addr: std::net::SocketAddr, tls: bool, plain_allowed: bool) -> Result<(), ConfigError> {
+    if tls || plain_allowed || addr.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        addr.to_string(),
+        "tokens would cross the network in clear text: configure TLS, listen on a loopback address, or allow it by name if a \
+         balancer in front terminates TLS",
+    ))
 }
 
 impl Server {

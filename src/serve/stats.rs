@@ -36,6 +36,20 @@ macro_rules! counters {
         }
 
         impl ConnectionStats {
+            /// Publishes them through the `metrics` facade, before a scrape: `portcullis_connections_open`,
+            /// `portcullis_tunnels_open`, and `portcullis_connection_events_total` with the label `event`.
+            #[cfg(feature = "metrics")]
+            pub fn publish(&self) {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+                {
+                    metrics::gauge!("portcullis_connections_open").set(self.open as f64);
+                    metrics::gauge!("portcullis_tunnels_open").set(self.tunnels as f64);
+                }
+                for (event, n) in self.counters() {
+                    metrics::counter!("portcullis_connection_events_total", "event" => event).absolute(n);
+                }
+            }
+
             /// The counters by name, for metrics.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field),)*].into_iter()

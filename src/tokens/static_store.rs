@@ -3,13 +3,14 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    hint::black_box,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
 
-use super::{LiveToken, Lookup, TokenDigest, TokenHasher, TokenRecord, TokenStore};
+use super::{LiveToken, Lookup, TokenDigest, TokenHash, TokenHasher, TokenRecord, TokenStore};
 use crate::ConfigError;
 
 /// Tokens in memory, replaced in place: the next request sees the new table, and what is open under a token that is gone ends.
@@ -17,6 +18,7 @@ pub struct StaticTokens {
     hasher: TokenHasher,
     table: ArcSwap<Table>,
     writing: Mutex<()>,
+    dummy: Arc<LiveToken>,
 }
 
 #[derive(Default)]
@@ -31,7 +33,9 @@ impl StaticTokens {
     /// # Errors
     /// If two records share an id or a hash.
     pub fn new(hasher: TokenHasher, records: impl IntoIterator<Item = TokenRecord>) -> Result<Self, ConfigError> {
-        let tokens = Self { hasher, table: ArcSwap::default(), writing: Mutex::default() };
+        let dummy = TokenRecord::new("dummy")?.with_hash(TokenHash::new(TokenDigest::from_bytes([0x5A; 32])))?;
+        let dummy = Arc::new(LiveToken::new(dummy));
+        let tokens = Self { hasher, table: ArcSwap::default(), writing: Mutex::default(), dummy };
         tokens.replace(records)?;
         Ok(tokens)
     }
@@ -110,7 +114,13 @@ fn check(records: &[TokenRecord]) -> Result<(), ConfigError> {
 
 impl TokenStore for StaticTokens {
     fn lookup(&self, digest: &TokenDigest) -> Lookup<Arc<LiveToken>> {
-        Lookup::Ready(Ok(self.table.load().by_digest.get(digest).cloned()))
+        let found = self.table.load().by_digest.get(digest).cloned();
+        if found.is_none() {
+            // What the table does for a digest that it has: one comparison, one count up and down.
+            let dummy = black_box(Arc::clone(&self.dummy));
+            black_box(dummy.record().hashes().iter().any(|h| h.digest() == digest));
+        }
+        Lookup::Ready(Ok(found))
     }
 
     fn hasher(&self) -> &TokenHasher {

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -115,8 +115,6 @@ impl Proxy {
                 let mut seen = seen.lock().unwrap();
                 seen.push_str(&line);
                 seen.push('\n');
-                drop(line);
-                tell.notify_waiters();
                 tell.notify_one();
             }
             tell.notify_one();
@@ -171,7 +169,8 @@ impl Proxy {
 }
 
 fn listening(stderr: &str) -> Option<SocketAddr> {
-    let line = stderr.lines().find_map(|l| l.split_once("listening on http://"))?.1;
+    let line = stderr.lines().find_map(|l| l.split_once("listening on http"))?.1;
+    let line = line.split_once("://")?.1;
     line.split_whitespace().next()?.trim_end_matches('/').parse().ok()
 }
 
@@ -211,10 +210,10 @@ pub async fn send(addr: SocketAddr, request: Request<Full<Bytes>>) -> Response<I
     timeout(Duration::from_secs(10), sender.send_request(request)).await.expect("no answer").unwrap()
 }
 
-pub type Body = BoxBody<Bytes, Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 pub fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).boxed()
+    Full::new(text.into()).boxed_unsync()
 }
 
 /// An HTTP/1.1 server on loopback; its connections are counted.

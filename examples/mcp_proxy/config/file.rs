@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Count, Invalid, Moment, OrOff, Rate, Size, Span, egress_config::{DnsSection, EgressSection}};
+use super::{
+    Count, Invalid, Moment, OrOff, Rate, Size, Span,
+    egress_config::{DnsSection, EgressSection},
+};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -31,7 +34,9 @@ impl File {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let file: Self = toml::from_str(text).map_err(|e| Invalid::new(e.to_string().trim_end().to_owned()))?;
         for (i, token) in file.token.iter().enumerate() {
-            token.check().map_err(|e| Invalid::new(format!("[[token]] number {} (`{}`): {e}", i + 1, token.id.escape_debug())))?;
+            token
+                .check()
+                .map_err(|e| Invalid::new(format!("[[token]] number {} (`{}`): {e}", i + 1, token.id.escape_debug())))?;
         }
         Ok(file)
     }
@@ -52,7 +57,20 @@ pub struct Tls {
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
     #[serde(default)]
+    pub client_auth: ClientAuth,
+    #[serde(default)]
     pub client: Vec<TlsClient>,
+}
+
+/// What a client certificate is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// It does instead of a token.
+    #[default]
+    OrToken,
+    /// It is needed as well as a token.
+    AndToken,
 }
 
 /// Which client certificate is which principal.
@@ -170,6 +188,7 @@ pub struct RateLimits {
     pub probes: OrOff<Rate>,
     pub redis: Option<String>,
     pub on_redis_failure: OnRedisFailure,
+    pub replicas: u64,
 }
 
 impl Default for RateLimits {
@@ -181,6 +200,7 @@ impl Default for RateLimits {
             probes: per_minute(60),
             redis: None,
             on_redis_failure: OnRedisFailure::default(),
+            replicas: 1,
         }
     }
 }
@@ -191,7 +211,7 @@ impl Default for RateLimits {
 pub enum OnRedisFailure {
     Refuse,
     Admit,
-    /// The memory store with the whole quota.
+    /// Each server grants its share of the quota by itself.
     #[default]
     Local,
 }
@@ -230,7 +250,14 @@ mod tests {
         let on: String = text
             .lines()
             .map(|l| match l.strip_prefix('#') {
-                Some(rest) if rest.starts_with('[') || rest.split_once(" = ").is_some_and(|(k, _)| k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())) => format!("{rest}\n"),
+                Some(rest)
+                    if rest.starts_with('[')
+                        || rest.split_once(" = ").is_some_and(|(k, _)| {
+                            k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+                        }) =>
+                {
+                    format!("{rest}\n")
+                }
                 _ => format!("{l}\n"),
             })
             .collect();
