@@ -40,7 +40,8 @@ fn main() {
         Some("memory-governor") => return memory_governor(),
         _ => {}
     }
-    for who in ["memory-ours", "memory-governor"] {
+    let all = !std::env::args().skip(1).any(|a| !a.starts_with('-'));
+    for who in ["memory-ours", "memory-governor"].into_iter().filter(|_| all) {
         let out = Command::new(std::env::current_exe().unwrap()).arg(who).output().unwrap();
         print!("{}", String::from_utf8_lossy(&out.stdout));
     }
@@ -128,6 +129,11 @@ struct Contender<'a> {
 
 /// Runs all contenders in turn, round by round, and prints medians, ratios to the first, and allocations of one call.
 fn compare(title: &str, calls: u64, contenders: Vec<(&str, Box<dyn FnMut(u64) + '_>)>) {
+    // `cargo bench --bench limiter -- refused two` runs what has one of these words in its title.
+    let words: Vec<_> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if !words.is_empty() && !words.iter().any(|w| title.contains(w.as_str())) {
+        return;
+    }
     let mut all: Vec<_> = contenders.into_iter().map(|(name, run)| Contender { name, run, times: Vec::new() }).collect();
     for round in 0..=ROUNDS {
         for c in &mut all {

@@ -57,7 +57,8 @@ async fn preview(State(client): State<Upstream>, Query(wanted): Query<Wanted>) -
         return http::StatusCode::BAD_GATEWAY.into_response();
     };
     let text = String::from_utf8_lossy(&bytes.to_bytes()).into_owned();
-    let title = text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).map_or("no title", |(title, _)| title);
+    let title =
+        text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).map_or("no title", |(title, _)| title);
     title.trim().to_owned().into_response()
 }
 

@@ -64,7 +64,8 @@ struct Directory;
 impl Resolve for Directory {
     fn resolve<'a>(&'a self, name: &'a Name) -> Resolving<'a> {
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|e| ResolveError::Failed(e.to_string().into()))?;
+            let found =
+                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|e| ResolveError::Failed(e.to_string().into()))?;
             let addrs: Vec<IpAddr> = found.map(|a| a.ip()).collect();
             if addrs.is_empty() { Err(ResolveError::NoSuchName) } else { Ok(Answers::new(addrs, Duration::from_secs(10))) }
         })
@@ -78,7 +79,12 @@ impl AuditSink for Lines {
     fn record(&self, record: Record) {
         let status = record.status.map_or(0, |s| s.as_u16());
         let target = record.target.as_ref().map(|t| t.origin().to_string()).unwrap_or_default();
-        eprintln!("{} {status} {target} {} bytes {}", record.token.as_deref().unwrap_or("-"), record.bytes_out, record.reason.unwrap_or(""));
+        eprintln!(
+            "{} {status} {target} {} bytes {}",
+            record.token.as_deref().unwrap_or("-"),
+            record.bytes_out,
+            record.reason.unwrap_or("")
+        );
     }
 }
 

@@ -15,13 +15,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use portcullis::{
+    client_addr::ClientAddrLayer,
     connect::GuardedConnector,
     context::{ConnectionInfo, RequestContext},
     egress::{EgressPolicy, PolicyHandle},
     limiter::Quota,
     proxy::ProxyService,
     rate_limit::{ByClient, RateLimitLayer},
-    client_addr::ClientAddrLayer,
     resolve::HickoryResolver,
     ssrf_guard::SsrfGuardLayer,
     target::{FromHeader, TargetLayer},

@@ -305,7 +305,8 @@ async fn a_stalled_body_is_answered_with_408() {
 
 #[tokio::test]
 async fn a_dripping_body_is_answered_with_408() {
-    let server = Running::start(short().body_idle_timeout(Duration::from_secs(10)).min_rate(1000, None, Duration::from_secs(1))).await;
+    let server =
+        Running::start(short().body_idle_timeout(Duration::from_secs(10)).min_rate(1000, None, Duration::from_secs(1))).await;
     let mut stream = server.connect().await;
     stream.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n").await.unwrap();
     let (mut read, mut write) = stream.split();
@@ -510,7 +511,9 @@ async fn a_trusted_balancer_says_who_the_client_is() {
 fn tokens_do_not_travel_in_clear_text_by_accident() {
     use portcullis::serve::check_listener;
     let check = |addr: &str, tls, plain| check_listener(addr.parse().unwrap(), tls, plain).is_ok();
-    assert!(check("127.0.0.1:80", false, false) && check("[::1]:80", false, false) && check("[::ffff:127.0.0.1]:80", false, false));
+    assert!(
+        check("127.0.0.1:80", false, false) && check("[::1]:80", false, false) && check("[::ffff:127.0.0.1]:80", false, false)
+    );
     assert!(!check("0.0.0.0:80", false, false) && !check("[::]:80", false, false) && !check("192.0.2.1:80", false, false));
     assert!(check("0.0.0.0:443", true, false) && check("0.0.0.0:80", false, true));
 }

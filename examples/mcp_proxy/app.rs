@@ -129,7 +129,8 @@ impl Parts {
         let policy = PolicyHandle::new(policy(config, listen, extras.demo)?);
         let store = limit_store(config)?;
         let rates = &file.rate_limit;
-        let client_rate = RateLimitLayer::policies(client_policies(rates.per_client)?).map_err(|e| Invalid::at("rate_limit.per_client", e))?;
+        let client_rate =
+            RateLimitLayer::policies(client_policies(rates.per_client)?).map_err(|e| Invalid::at("rate_limit.per_client", e))?;
         let client_rate = client_rate.shared_store(Arc::clone(&store));
         let token_rate = RateLimitLayer::policies(token_policies(config)?).map_err(|e| Invalid::at("rate_limit.per_token", e))?;
         let token_rate = token_rate.shared_store(store);
@@ -137,7 +138,8 @@ impl Parts {
         let per_token = ConcurrencyLimitLayer::new().per_key(limits.per_token.0.unwrap_or(usize::MAX), ByPrincipal);
         let request_body = BodyLimitLayer::new(size(limits.request_body));
         let response_body = ResponseLimitLayer::new(size(limits.response_body)).event_size(size(limits.event));
-        let networks = ClientNetworks::new(texts(&file.clients.allow_cidrs)).map_err(|e| Invalid::at("clients.allow_cidrs", e))?;
+        let networks =
+            ClientNetworks::new(texts(&file.clients.allow_cidrs)).map_err(|e| Invalid::at("clients.allow_cidrs", e))?;
         let client = ClientAddrLayer::connection();
         let client = client.trust(texts(&file.clients.trusted_proxies)).map_err(|e| Invalid::at("clients.trusted_proxies", e))?;
         let records = token_records(config, &extras)?;
@@ -185,6 +187,7 @@ impl Parts {
 }
 
 /// Stacks everything. The order is that of the library's documentation, outermost first.
+#[expect(clippy::type_complexity, reason = "the stack's type is as long as the stack, and nobody names it")]
 pub fn build(
     config: &Config,
     listen: SocketAddr,
@@ -248,7 +251,11 @@ pub fn build(
         .layer(TokenScopeLayer::new())
         .layer(McpSessionLayer::new(MemorySessions::bounded(100_000)))
         .layer(SsrfGuardLayer::new(parts.handles.policy.clone()))
-        .layer(EventStreamLayer::new().rewrite_links(parts.links, "/proxy/").keep_alive(limits.keep_alive.get().map_or(Duration::ZERO, |s| s.0)))
+        .layer(
+            EventStreamLayer::new()
+                .rewrite_links(parts.links, "/proxy/")
+                .keep_alive(limits.keep_alive.get().map_or(Duration::ZERO, |s| s.0)),
+        )
         .layer(parts.request_body)
         .layer(parts.response_body)
         .service(proxy);
@@ -277,7 +284,11 @@ pub fn build(
 
 fn boxed<S, B>(service: S) -> Rest
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send + 'static> + Clone + Send + Sync + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     BoxCloneSyncService::new(service.map_response(|r| r.map(axum::body::Body::new)))
@@ -378,7 +389,9 @@ fn token_records(config: &Config, extras: &Extras) -> Result<Vec<TokenRecord>, I
 fn browser(config: &Config, listen: SocketAddr) -> Result<BrowserLayer, Invalid> {
     let file = &config.file;
     let mut hosts: Vec<String> = file.allowed_hosts.clone();
-    if let Some(host) = file.public_url.as_deref().and_then(|u| url::Url::parse(u).ok()).and_then(|u| u.host_str().map(str::to_owned)) {
+    if let Some(host) =
+        file.public_url.as_deref().and_then(|u| url::Url::parse(u).ok()).and_then(|u| u.host_str().map(str::to_owned))
+    {
         hosts.push(host);
     }
     // The address that it listens on names it as well.

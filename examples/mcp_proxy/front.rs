@@ -20,7 +20,7 @@ pub type Rest = BoxCloneSyncService<Request<RequestBody>, Response<axum::body::B
 /// The stacks.
 #[derive(Clone)]
 pub struct Front<H> {
-    /// `/proxy/<url>`, `/forward` and WebSockets on `/ws`.
+    /// `/proxy/<url>`, `/forward` and the upgrades on `/ws`.
     pub hot: H,
     /// `POST /proxy`.
     pub envelope: Rest,
@@ -51,9 +51,10 @@ fn route<B>(request: &Request<B>) -> Route {
 /// An upgrade of HTTP/1.1, an extended `CONNECT` of HTTP/2, or a preflight for one.
 fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::CONNECT
-        || headers.get_all(header::UPGRADE).iter().any(|v| {
-            v.to_str().is_ok_and(|v| v.split(',').any(|p| p.trim().eq_ignore_ascii_case("websocket")))
-        })
+        || headers
+            .get_all(header::UPGRADE)
+            .iter()
+            .any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|p| p.trim().eq_ignore_ascii_case("websocket"))))
 }
 
 impl<H, B> Service<Request<RequestBody>> for Front<H>

@@ -58,7 +58,8 @@ async fn ticket(
     }
     match store.issue(principal, target.origin()) {
         Ok(ticket) => {
-            let body = json!({"ticket": ticket.secret.expose(), "parameter": "proxy_ticket", "expires_in": ticket.expires_in.as_secs()});
+            let body =
+                json!({"ticket": ticket.secret.expose(), "parameter": "proxy_ticket", "expires_in": ticket.expires_in.as_secs()});
             ([(http::header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
         }
         Err(_) => refuse(RejectionKind::RateLimited),

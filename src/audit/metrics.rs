@@ -15,7 +15,8 @@ use crate::context::{Outcome, Record};
 
 /// Upper bounds for the histograms in seconds, from a cache hit on the same machine to a long model answer. An exporter has to be
 /// told: the alert rules and the dashboard read buckets.
-pub const DURATION_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+pub const DURATION_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 const KINDS: [&str; 5] = ["http", "mcp", "websocket", "connect", "local"];
 const OUTCOMES: [Outcome; 7] = [
@@ -185,7 +186,11 @@ impl fmt::Debug for MetricsSink {
 /// The index into [`KINDS`].
 fn kind_of(record: &Record) -> usize {
     if record.tunnel {
-        if record.method == Some(Method::CONNECT) && record.target.as_ref().is_some_and(|t| !t.scheme().is_websocket()) { 3 } else { 2 }
+        if record.method == Some(Method::CONNECT) && record.target.as_ref().is_some_and(|t| !t.scheme().is_websocket()) {
+            3
+        } else {
+            2
+        }
     } else if record.mcp.is_some() {
         1
     } else if record.target.is_some() {

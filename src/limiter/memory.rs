@@ -253,10 +253,11 @@ impl Inner {
         for (slot, hash) in wanted.iter_mut().zip(hashes) {
             *slot = self.shard(*hash);
         }
+        let wanted = wanted.get_mut(..hashes.len()).unwrap_or_default();
         wanted.sort_unstable();
         let mut locked = Locked { inner: self, guards: [const { None }; MAX_POLICIES], coarse: None };
         let mut last = usize::MAX;
-        for (shard, slot) in wanted.into_iter().zip(&mut locked.guards) {
+        for (shard, slot) in wanted.iter().copied().zip(&mut locked.guards) {
             if shard == last {
                 continue;
             }

@@ -93,7 +93,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tower::ServiceExt as _;
+    use tower::ServiceExt;
 
     use super::*;
     use crate::{rejection::Rejection, reply::probe::Probe};

@@ -1,4 +1,14 @@
 //! The bundled server as a program: spawned, configured by a file, asked over real sockets.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::pedantic,
+    reason = "a test that panics has failed"
+)]
 
 mod browser;
 mod config;

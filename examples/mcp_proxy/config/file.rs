@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Count, Invalid, Moment, OrOff, Rate, Size, Span, egress_config::{DnsSection, EgressSection}};
+use super::{
+    Count, Invalid, Moment, OrOff, Rate, Size, Span,
+    egress_config::{DnsSection, EgressSection},
+};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -31,7 +34,9 @@ impl File {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let file: Self = toml::from_str(text).map_err(|e| Invalid::new(e.to_string().trim_end().to_owned()))?;
         for (i, token) in file.token.iter().enumerate() {
-            token.check().map_err(|e| Invalid::new(format!("[[token]] number {} (`{}`): {e}", i + 1, token.id.escape_debug())))?;
+            token
+                .check()
+                .map_err(|e| Invalid::new(format!("[[token]] number {} (`{}`): {e}", i + 1, token.id.escape_debug())))?;
         }
         Ok(file)
     }
@@ -245,7 +250,14 @@ mod tests {
         let on: String = text
             .lines()
             .map(|l| match l.strip_prefix('#') {
-                Some(rest) if rest.starts_with('[') || rest.split_once(" = ").is_some_and(|(k, _)| k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())) => format!("{rest}\n"),
+                Some(rest)
+                    if rest.starts_with('[')
+                        || rest.split_once(" = ").is_some_and(|(k, _)| {
+                            k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+                        }) =>
+                {
+                    format!("{rest}\n")
+                }
                 _ => format!("{l}\n"),
             })
             .collect();
