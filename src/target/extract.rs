@@ -287,6 +287,8 @@ mod tests {
             ),
             ("/proxy/https://example.com/proxy_token=s", "https://example.com/proxy_token=s"),
             ("/proxy/ws://example.com/a/../b", "ws://example.com/a/../b"),
+            ("/proxy/http://[::1]:8080/x|y?a[]={}", "http://[::1]:8080/x|y?a[]={}"),
+            ("/proxy/http://127.1:3101/mcp", "http://127.0.0.1:3101/mcp"),
         ] {
             assert_eq!(run(&x, get(uri)), Ok(format!("{want} Path")), "{uri}");
         }

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{LiveToken, Lookup, TokenDigest, TokenHash, TokenHasher, TokenRecord, TokenStore};
+use super::{LiveToken, Lookup, TokenDigest, TokenHasher, TokenRecord, TokenStore};
 use crate::ConfigError;
 
 /// Tokens in memory, replaced in place: the next request sees the new table, and what is open under a token that is gone ends.
@@ -18,13 +18,13 @@ pub struct StaticTokens {
     hasher: TokenHasher,
     table: ArcSwap<Table>,
     writing: Mutex<()>,
-    dummy: Arc<LiveToken>,
 }
 
 #[derive(Default)]
 struct Table {
     by_digest: HashMap<TokenDigest, Arc<LiveToken>>,
     by_id: HashMap<Arc<str>, Arc<LiveToken>>,
+    all: Vec<Arc<LiveToken>>,
 }
 
 impl StaticTokens {
@@ -33,9 +33,7 @@ impl StaticTokens {
     /// # Errors
     /// If two records share an id or a hash.
     pub fn new(hasher: TokenHasher, records: impl IntoIterator<Item = TokenRecord>) -> Result<Self, ConfigError> {
-        let dummy = TokenRecord::new("dummy")?.with_hash(TokenHash::new(TokenDigest::from_bytes([0x5A; 32])))?;
-        let dummy = Arc::new(LiveToken::new(dummy));
-        let tokens = Self { hasher, table: ArcSwap::default(), writing: Mutex::default(), dummy };
+        let tokens = Self { hasher, table: ArcSwap::default(), writing: Mutex::default() };
         tokens.replace(records)?;
         Ok(tokens)
     }
@@ -59,6 +57,7 @@ impl StaticTokens {
             for hash in token.record().hashes() {
                 next.by_digest.insert(*hash.digest(), Arc::clone(&token));
             }
+            next.all.push(Arc::clone(&token));
             next.by_id.insert(id, token);
         }
         let next = Arc::new(next);
@@ -114,11 +113,16 @@ fn check(records: &[TokenRecord]) -> Result<(), ConfigError> {
 
 impl TokenStore for StaticTokens {
     fn lookup(&self, digest: &TokenDigest) -> Lookup<Arc<LiveToken>> {
-        let found = self.table.load().by_digest.get(digest).cloned();
+        let table = self.table.load();
+        let found = table.by_digest.get(digest).cloned();
         if found.is_none() {
-            // What the table does for a digest that it has: one comparison, one count up and down.
-            let dummy = black_box(Arc::clone(&self.dummy));
-            black_box(dummy.record().hashes().iter().any(|h| h.digest() == digest));
+            // The same work as for a digest that is there, on a token that the digest itself picks: also the memory that is
+            // touched is then as cold, and the time says nothing.
+            let [a, b, c, d, ..] = *digest.as_bytes();
+            let pick = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or_default().checked_rem(table.all.len());
+            let dummy = pick.and_then(|i| table.all.get(i)).cloned();
+            let fits = dummy.as_ref().is_some_and(|t| t.record().hashes().iter().any(|h| h.digest() == digest));
+            black_box((dummy, fits));
         }
         Lookup::Ready(Ok(found))
     }
