@@ -87,7 +87,7 @@ impl Upstream {
                 max_count: 100,
                 continue_wait: Duration::from_secs(1),
             },
-            pool: PoolLimits { idle_per_key: 256, idle_total: 4096, idle_timeout: Duration::from_secs(60) },
+            pool: PoolLimits { per_key: 256, total: 4096, timeout: Duration::from_secs(60) },
             idle: Duration::from_secs(300),
         }
     }
@@ -118,7 +118,7 @@ impl Upstream {
         let inner = &*self.0;
         let start = Instant::now();
         let key = Key::new(permit.origin(), permit.generation(), tenant);
-        let mut request = self.prepare(permit, request);
+        let mut request = prepare(permit, request);
 
         if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
             let spare = spare(&request);
@@ -152,7 +152,7 @@ impl Upstream {
     pub(crate) async fn upgrade(&self, permit: &EgressPermit, request: Request<Body>) -> Result<Upgrade, Error> {
         let inner = &*self.0;
         let start = Instant::now();
-        let request = self.prepare(permit, request);
+        let request = prepare(permit, request);
         let Connected { io, peer, .. } = inner.connector.connect(permit, true).await?;
         let mut conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
         let response = conn.exchange(request, &inner.head).await.map_err(|failed| failed.error)?;
@@ -171,12 +171,12 @@ impl Upstream {
         let connected = self.0.connector.connect(permit, true).await?;
         Ok((connected.io, connected.peer))
     }
+}
 
-    fn prepare(&self, permit: &EgressPermit, mut request: Request<Body>) -> Request<Body> {
-        request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
-        *request.version_mut() = Version::HTTP_11;
-        request
-    }
+fn prepare(permit: &EgressPermit, mut request: Request<Body>) -> Request<Body> {
+    request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
+    *request.version_mut() = Version::HTTP_11;
+    request
 }
 
 /// The outcome of [`Upstream::upgrade`].
@@ -312,7 +312,7 @@ impl UpstreamBuilder {
 
     /// How many connections may rest per key, in total, and for how long. Default 256, 4,096 and 60 s.
     pub fn pool(mut self, per_key: usize, total: usize, idle_timeout: Duration) -> Self {
-        self.pool = PoolLimits { idle_per_key: per_key, idle_total: total, idle_timeout };
+        self.pool = PoolLimits { per_key, total, timeout: idle_timeout };
         self
     }
 

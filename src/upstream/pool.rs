@@ -63,12 +63,12 @@ struct Multiplexed {
     peer: std::net::SocketAddr,
 }
 
-/// Limits of the pool.
+/// Limits of what rests in the pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolLimits {
-    pub(crate) idle_per_key: usize,
-    pub(crate) idle_total: usize,
-    pub(crate) idle_timeout: Duration,
+    pub(crate) per_key: usize,
+    pub(crate) total: usize,
+    pub(crate) timeout: Duration,
 }
 
 pub(crate) struct Pool {
@@ -126,7 +126,7 @@ impl Pool {
         if key.generation < self.newest.load(Ordering::Relaxed) || !conn.rest() {
             return;
         }
-        if self.idle.fetch_add(1, Ordering::Relaxed) >= self.limits.idle_total {
+        if self.idle.fetch_add(1, Ordering::Relaxed) >= self.limits.total {
             self.idle.fetch_sub(1, Ordering::Relaxed);
             return;
         }
@@ -134,7 +134,7 @@ impl Pool {
         {
             let mut shard = lock(self.shard(&key));
             let list = shard.entry(key.hash).or_default();
-            if list.len() >= self.limits.idle_per_key {
+            if list.len() >= self.limits.per_key {
                 drop(shard);
                 self.idle.fetch_sub(1, Ordering::Relaxed);
                 return;
@@ -177,7 +177,7 @@ impl Pool {
                 let mut index = 0;
                 while let Some(idle) = list.get_mut(index) {
                     let keep = idle.key.generation >= newest
-                        && now.saturating_duration_since(idle.since) < self.limits.idle_timeout
+                        && now.saturating_duration_since(idle.since) < self.limits.timeout
                         && idle.conn.is_usable();
                     if keep {
                         index += 1;
@@ -205,7 +205,7 @@ impl Pool {
             return;
         }
         let pool = self.this.clone();
-        let period = (self.limits.idle_timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
+        let period = (self.limits.timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(period).await;
