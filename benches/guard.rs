@@ -1,7 +1,14 @@
 //! The guard's decision beside `url::Url::parse` alone: nanoseconds and allocations, in one run with rounds interleaved.
 //!
 //! `cargo bench --bench guard` (about ten seconds). Medians; the ratio is to the first line of each group.
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing
+)]
 
 use std::{
     future::Future,
@@ -34,7 +41,9 @@ struct Contender<'a> {
     times: Vec<f64>,
 }
 
-fn compare(title: &str, contenders: Vec<(&str, Box<dyn FnMut() + '_>)>) {
+type Named<'a> = (&'a str, Box<dyn FnMut() + 'a>);
+
+fn compare(title: &str, contenders: Vec<Named<'_>>) {
     let mut all: Vec<_> = contenders.into_iter().map(|(name, run)| Contender { name, run, times: Vec::new() }).collect();
     for round in 0..=ROUNDS {
         for c in &mut all {
