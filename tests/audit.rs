@@ -159,7 +159,8 @@ async fn a_tunnel_is_recorded_when_it_ends() {
 #[tokio::test]
 async fn a_head_request_is_complete_without_a_body() {
     let (sink, mut records) = ChannelSink::new(10);
-    let service = AuditLayer::new(sink).layer(service_fn(|_: Request<In>| async { Ok::<_, Infallible>(Response::new(body("answer!"))) }));
+    let service =
+        AuditLayer::new(sink).layer(service_fn(|_: Request<In>| async { Ok::<_, Infallible>(Response::new(body("answer!"))) }));
     let mut request = request("");
     *request.method_mut() = Method::HEAD;
     drop(service.oneshot(request).await.unwrap());

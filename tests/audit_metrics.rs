@@ -134,11 +134,19 @@ fn dashboard_and_alerts_ask_for_metrics_that_exist() {
     }
     // Reasons are words of the source.
     let alerts = include_str!("../dashboards/alerts.yml");
-    let source = concat!(include_str!("../src/rejection.rs"), include_str!("../src/proxy_token/mod.rs"), include_str!("../src/proxy_token/service.rs"));
-    let reasons: Vec<&str> = alerts.split("reason=").skip(1).flat_map(|p| p.trim_start_matches('~').split('"').nth(1).unwrap().split('|')).collect();
+    let source = concat!(
+        include_str!("../src/rejection.rs"),
+        include_str!("../src/proxy_token/mod.rs"),
+        include_str!("../src/proxy_token/service.rs")
+    );
+    let reasons: Vec<&str> =
+        alerts.split("reason=").skip(1).flat_map(|p| p.trim_start_matches('~').split('"').nth(1).unwrap().split('|')).collect();
     assert!(reasons.len() > 3);
     for reason in reasons {
-        assert!(source.contains(&format!("\"{reason}\"")) || source.contains(&format!("`{reason}`")), "no reason is called {reason}");
+        assert!(
+            source.contains(&format!("\"{reason}\"")) || source.contains(&format!("`{reason}`")),
+            "no reason is called {reason}"
+        );
     }
     let stats = Server::builder().build().stats();
     let events: Vec<_> = stats.counters().map(|(name, _)| name).collect();

@@ -7,38 +7,41 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use portcullis::{
-    audit::{AuditLayer, JsonLinesSink},
+    audit::AuditLayer,
     body_limit::{BodyLimitHandle, BodyLimitLayer},
     browser::BrowserLayer,
     client_addr::ClientAddrLayer,
     client_allow::{ClientAllowLayer, ClientNetworks},
+    client_cert::{CertRule, ClientCertLayer},
     concurrency_limit::{ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     connect::GuardedConnector,
-    context::RequestContext,
     denial_floor::DenialFloorLayer,
     egress::{EgressPolicy, Exception, PolicyHandle},
-    limiter::{MemoryStore, Quota},
+    limiter::{LimitStore, MemoryStore, Quota},
     mcp::{EnvelopeService, EventStreamLayer, JsonRpcErrorLayer, PeekLayer, PublicBase},
-    proxy::ProxyService,
+    mcp_session::McpSessionLayer,
+    proxy::{ProxyService, WebSocketLimits},
     proxy_token::{FailureLimit, ProxyTokenLayer, TokenSource},
     rate_limit::{ByClient, ByPrincipal, Policy, RateLimitHandle, RateLimitLayer, RequestView, is_mcp_probe},
     request_head::RequestHeadLayer,
     request_line::RequestLineLayer,
     response_limit::{ResponseLimitHandle, ResponseLimitLayer},
-    serve::{Builder, RequestBody, Server, Tls, TlsFiles},
+    serve::{Builder, ClientAuth, RequestBody, Server, Tls, TlsFiles},
     ssrf_guard::SsrfGuardLayer,
+    stores::{MemorySessions, MemoryTickets, RedisStore, WhenAway},
     target::TargetLayer,
     token_scope::TokenScopeLayer,
-    tokens::{StaticTokens, TokenHasher, TokenRecord},
+    tokens::{Principal, StaticTokens, TokenHasher, TokenRecord},
     upstream::Upstream,
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
-    config::{Config, Invalid, OrOff, Rate, Size, Span},
+    config::{self, Config, Invalid, OnRedisFailure, OrOff, Rate, Size, Span},
     demo::Demo,
     front::{Front, Rest},
     pages,
+    sink::Sink,
     targets::Routes,
     tokens,
 };
@@ -79,7 +82,8 @@ pub struct Handles {
 pub struct App {
     pub server: Server,
     pub handles: Handles,
-    pub sink: Option<JsonLinesSink>,
+    pub sink: Sink,
+    pub in_flight: ConcurrencyLimitHandle,
 }
 
 fn span(value: OrOff<Span>) -> Duration {
@@ -94,7 +98,8 @@ fn size(value: OrOff<Size>) -> u64 {
 pub fn check(config: &Config) -> Result<(), Invalid> {
     let handles = Parts::new(config, config.listen, Extras::default())?;
     drop(handles);
-    audit_path(config)?;
+    Sink::check(config)?;
+    websocket(config)?;
     Ok(())
 }
 
@@ -104,6 +109,7 @@ struct Parts {
     server: Builder,
     browser: BrowserLayer,
     client: ClientAddrLayer,
+    certificates: ClientCertLayer,
     client_rate: RateLimitLayer,
     token_rate: RateLimitLayer,
     in_flight: ConcurrencyLimitLayer,
@@ -122,18 +128,20 @@ impl Parts {
         let tls = tls(config)?;
         let tls_handle = tls.clone();
         let policy = PolicyHandle::new(policy(config, listen, extras.demo)?);
-        let store = MemoryStore::bounded(100_000);
+        let store = limit_store(config)?;
         let rates = &file.rate_limit;
-        let client_rate = RateLimitLayer::policies(client_policies(rates.per_client)?).map_err(|e| Invalid::at("rate_limit.per_client", e))?;
-        let client_rate = client_rate.store(store.clone());
+        let client_rate =
+            RateLimitLayer::policies(client_policies(rates.per_client)?).map_err(|e| Invalid::at("rate_limit.per_client", e))?;
+        let client_rate = client_rate.shared_store(Arc::clone(&store));
         let token_rate = RateLimitLayer::policies(token_policies(config)?).map_err(|e| Invalid::at("rate_limit.per_token", e))?;
-        let token_rate = token_rate.store(store);
+        let token_rate = token_rate.shared_store(store);
         let in_flight = ConcurrencyLimitLayer::new().total(limits.in_flight.0.unwrap_or(usize::MAX));
         let per_token = ConcurrencyLimitLayer::new().per_key(limits.per_token.0.unwrap_or(usize::MAX), ByPrincipal);
         let request_body = BodyLimitLayer::new(size(limits.request_body));
         let response_body = ResponseLimitLayer::new(size(limits.response_body)).event_size(size(limits.event));
-        let networks = ClientNetworks::new(texts(&file.clients.allow_cidrs)).map_err(|e| Invalid::at("clients.allow_cidrs", e))?;
-        let client = ClientAddrLayer::peer::<RequestContext>(|c| c.connection().map_or(NOBODY, |info| info.peer()));
+        let networks =
+            ClientNetworks::new(texts(&file.clients.allow_cidrs)).map_err(|e| Invalid::at("clients.allow_cidrs", e))?;
+        let client = ClientAddrLayer::connection();
         let client = client.trust(texts(&file.clients.trusted_proxies)).map_err(|e| Invalid::at("clients.trusted_proxies", e))?;
         let records = token_records(config, &extras)?;
         let table = StaticTokens::new(TokenHasher::plain(), records).map_err(|e| Invalid::at("[[token]]", e))?;
@@ -167,6 +175,7 @@ impl Parts {
             server: server(config, tls)?,
             handles,
             client,
+            certificates: ClientCertLayer::new(cert_rules(config)?),
             client_rate,
             token_rate,
             in_flight,
@@ -178,10 +187,8 @@ impl Parts {
     }
 }
 
-/// No peer is known: an address that no network contains.
-const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 0);
-
 /// Stacks everything. The order is that of the library's documentation, outermost first.
+#[expect(clippy::type_complexity, reason = "the stack's type is as long as the stack, and nobody names it")]
 pub fn build(
     config: &Config,
     listen: SocketAddr,
@@ -200,14 +207,17 @@ pub fn build(
     ),
     Invalid,
 > {
-    let (file, limits) = (&config.file, &config.file.limits);
+    let limits = &config.file.limits;
     let parts = Parts::new(config, listen, extras)?;
-    let sink = audit(config)?;
+    let sink = Sink::open(config)?;
     let server = parts.server.build();
     let tunnels = server.tunnels();
     let proxy = ProxyService::builder(parts.upstream)
         .stream_idle_timeout(span(limits.stream_idle_timeout))
         .tunnel_idle_timeout(span(limits.stream_idle_timeout))
+        .tunnel_total_timeout(limits.tunnel_lifetime.get().map(|s| s.0))
+        .websocket_limits(websocket(config)?)
+        .expose_errors(config.file.expose_errors)
         .shutdown(server.shutdown_signal())
         .track_tunnels(move || tunnels.track())
         .build();
@@ -233,14 +243,23 @@ pub fn build(
         .layer(JsonRpcErrorLayer::new())
         .layer(parts.client_rate);
     let sources = sources().map_err(|e| Invalid::at("token", e))?;
-    let known = edge
-        .clone()
-        .layer(parts.in_flight)
-        .layer(ProxyTokenLayer::new(Arc::clone(&parts.handles.tokens)).sources(sources).failure_gate(FailureLimit::new()));
+    let tickets = MemoryTickets::bounded(10_000);
+    let token = ProxyTokenLayer::new(Arc::clone(&parts.handles.tokens)).sources(sources).failure_gate(FailureLimit::new());
+    let token = match config.file.tls.as_ref().filter(|t| t.client_ca.is_some()).map(|t| t.client_auth) {
+        None => token,
+        Some(config::ClientAuth::OrToken) => token.or_client_certificate(),
+        Some(config::ClientAuth::AndToken) => token.and_client_certificate(),
+    };
+    let known = edge.clone().layer(parts.in_flight).layer(parts.certificates).layer(token.tickets(tickets.clone()));
     let guarded = ServiceBuilder::new()
         .layer(TokenScopeLayer::new())
+        .layer(McpSessionLayer::new(MemorySessions::bounded(100_000)))
         .layer(SsrfGuardLayer::new(parts.handles.policy.clone()))
-        .layer(EventStreamLayer::new().rewrite_links(parts.links, "/proxy/").keep_alive(limits.keep_alive.get().map_or(Duration::ZERO, |s| s.0)))
+        .layer(
+            EventStreamLayer::new()
+                .rewrite_links(parts.links, "/proxy/")
+                .keep_alive(limits.keep_alive.get().map_or(Duration::ZERO, |s| s.0)),
+        )
         .layer(parts.request_body)
         .layer(parts.response_body)
         .service(proxy);
@@ -256,18 +275,24 @@ pub fn build(
     let envelope = EnvelopeService::new(guarded)
         .max_bodies(in_memory(limits.request_body), in_memory(limits.response_body))
         .sessions(limits.sessions.unwrap_or(10_000), Duration::from_secs(3600));
-    let envelope = known.layer(parts.token_rate).layer(parts.per_token).service(envelope);
+    let asked = known.layer(parts.token_rate);
+    let envelope = asked.clone().layer(parts.per_token).service(envelope);
+    let issue = asked.service(pages::tickets(tickets).map_request(|r: Request<_>| r.map(axum::body::Body::new)));
     let router = pages::router(server.shutdown_signal());
     let rest = edge.service(router.map_request(|r: Request<_>| r.map(axum::body::Body::new)));
 
-    let _ = file;
-    let front = Front { hot, envelope: boxed(envelope), rest: boxed(rest) };
-    Ok((App { server, handles: parts.handles, sink }, front))
+    let front = Front { hot, envelope: boxed(envelope), tickets: boxed(issue), rest: boxed(rest) };
+    let in_flight = parts.handles.in_flight.clone();
+    Ok((App { server, handles: parts.handles, sink, in_flight }, front))
 }
 
 fn boxed<S, B>(service: S) -> Rest
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send + 'static> + Clone + Send + Sync + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     BoxCloneSyncService::new(service.map_response(|r| r.map(axum::body::Body::new)))
@@ -278,6 +303,7 @@ fn sources() -> Result<Vec<TokenSource>, portcullis::ConfigError> {
         TokenSource::header("x-proxy-token")?,
         TokenSource::websocket_protocol(),
         TokenSource::query("proxy_token")?.on_upgrades_and_event_streams(),
+        TokenSource::ticket("proxy_ticket")?,
     ])
 }
 
@@ -289,17 +315,8 @@ fn texts(list: &[String]) -> impl Iterator<Item = &str> {
 fn unsupported(config: &Config) -> Result<(), Invalid> {
     let file = &config.file;
     let no = |key: &str| Err(Invalid::new(format!("{key}: not supported by this version")));
-    if file.rate_limit.redis.is_some() {
-        return no("rate_limit.redis");
-    }
     if file.limits.total_timeout.get().is_some() {
         return no("limits.total_timeout");
-    }
-    if file.metrics.listen.is_some() {
-        return no("metrics.listen");
-    }
-    if file.tls.as_ref().is_some_and(|t| t.client_ca.is_some() || !t.client.is_empty()) {
-        return no("tls.client_ca");
     }
     if file.token.iter().any(|t| t.operator) {
         return no("token.operator");
@@ -376,7 +393,9 @@ fn token_records(config: &Config, extras: &Extras) -> Result<Vec<TokenRecord>, I
 fn browser(config: &Config, listen: SocketAddr) -> Result<BrowserLayer, Invalid> {
     let file = &config.file;
     let mut hosts: Vec<String> = file.allowed_hosts.clone();
-    if let Some(host) = file.public_url.as_deref().and_then(|u| url::Url::parse(u).ok()).and_then(|u| u.host_str().map(str::to_owned)) {
+    if let Some(host) =
+        file.public_url.as_deref().and_then(|u| url::Url::parse(u).ok()).and_then(|u| u.host_str().map(str::to_owned))
+    {
         hosts.push(host);
     }
     // The address that it listens on names it as well.
@@ -407,6 +426,25 @@ fn server(config: &Config, tls: Option<Tls>) -> Result<Builder, Invalid> {
     if let Some(n) = limits.connections {
         server = server.max_connections(n);
     }
+    if let Some(n) = limits.http2_streams {
+        server = server.max_streams(n);
+    }
+    if let Some(time) = limits.request_head_timeout {
+        server = server.header_timeout(time.0);
+    }
+    if let Some(time) = limits.request_body_timeout {
+        server = server.body_idle_timeout(time.get().map(|s| s.0));
+    }
+    if let Some(time) = limits.response_write_timeout {
+        server = server.write_idle_timeout(time.get().map(|s| s.0));
+    }
+    if let Some(rate) = limits.min_rate {
+        let rate = rate.get().map(|s| u32::try_from(s.0).unwrap_or(u32::MAX));
+        server = server.min_rate(rate, rate, Duration::from_secs(30));
+    }
+    if let Some(time) = limits.connection_idle_timeout {
+        server = server.keep_alive(time.0);
+    }
     if let Some(n) = limits.header_count {
         server = server.max_headers(n);
     }
@@ -431,13 +469,42 @@ fn server(config: &Config, tls: Option<Tls>) -> Result<Builder, Invalid> {
     Ok(server)
 }
 
+fn websocket(config: &Config) -> Result<WebSocketLimits, Invalid> {
+    let limits = &config.file.limits;
+    let mut websocket = WebSocketLimits::none();
+    if let OrOff::Is(size) = limits.websocket_message {
+        websocket = websocket.max_message(size.0);
+    }
+    if let OrOff::Is(rate) = limits.websocket_frames {
+        let seconds = u32::try_from(rate.per.as_secs()).unwrap_or(u32::MAX);
+        match rate.count / seconds {
+            0 => return Err(Invalid::new("limits.websocket_frames: less than one frame a second")),
+            frames => websocket = websocket.frames_per_second(frames),
+        }
+    }
+    if let OrOff::Is(size) = limits.websocket_bytes {
+        websocket = websocket.bytes_per_second(size.0);
+    }
+    Ok(websocket)
+}
+
 fn tls_files(config: &Config) -> Result<Option<TlsFiles>, Invalid> {
     let Some(tls) = &config.file.tls else { return Ok(None) };
     let read = |key: &str, path: &std::path::Path| {
         let path = config.path(path);
         std::fs::read(&path).map_err(|e| Invalid::new(format!("tls.{key}: {}: {e}", path.display())))
     };
-    Ok(Some(TlsFiles::new(read("cert", &tls.cert)?, read("key", &tls.key)?)))
+    let files = TlsFiles::new(read("cert", &tls.cert)?, read("key", &tls.key)?);
+    Ok(Some(match &tls.client_ca {
+        None => files,
+        Some(ca) => {
+            let auth = match tls.client_auth {
+                config::ClientAuth::OrToken => ClientAuth::Optional,
+                config::ClientAuth::AndToken => ClientAuth::Required,
+            };
+            files.client_ca(read("client_ca", ca)?, auth)
+        }
+    }))
 }
 
 fn tls(config: &Config) -> Result<Option<Tls>, Invalid> {
@@ -447,21 +514,35 @@ fn tls(config: &Config) -> Result<Option<Tls>, Invalid> {
     }
 }
 
-fn audit_path(config: &Config) -> Result<Option<&str>, Invalid> {
-    match config.file.audit.path.as_str() {
-        "" => Err(Invalid::new("audit.path: empty; \"off\" writes nothing")),
-        "off" => Ok(None),
-        path => Ok(Some(path)),
+fn cert_rules(config: &Config) -> Result<Vec<CertRule>, Invalid> {
+    let Some(tls) = &config.file.tls else { return Ok(Vec::new()) };
+    match (&tls.client_ca, tls.client.is_empty()) {
+        (None, false) => return Err(Invalid::new("[[tls.client]]: client_ca is missing")),
+        (Some(_), true) => return Err(Invalid::new("tls.client_ca: no [[tls.client]] says whom a certificate stands for")),
+        _ => {}
     }
+    let rule = |client: &config::TlsClient| {
+        let rule = match (&client.uri, &client.dns, &client.sha256) {
+            (Some(uri), None, None) => CertRule::uri(uri),
+            (None, Some(name), None) => CertRule::dns(name),
+            (None, None, Some(digest)) => CertRule::fingerprint(digest),
+            _ => return Err(Invalid::new(format!("[[tls.client]] `{}`: one of uri, dns and sha256", client.id.escape_debug()))),
+        };
+        rule.map(|r| r.principal(Principal::new(client.id.as_str()))).map_err(|e| Invalid::at("[[tls.client]]", e))
+    };
+    tls.client.iter().map(rule).collect()
 }
 
-fn audit(config: &Config) -> Result<Option<JsonLinesSink>, Invalid> {
-    let sink = match audit_path(config)? {
-        None => return Ok(None),
-        Some("-") => JsonLinesSink::builder().writer(std::io::stdout()),
-        Some(path) => JsonLinesSink::builder().file(config.path(path.as_ref())),
+fn limit_store(config: &Config) -> Result<Arc<dyn LimitStore>, Invalid> {
+    let rates = &config.file.rate_limit;
+    let Some(url) = &rates.redis else { return Ok(Arc::new(MemoryStore::bounded(100_000))) };
+    let when_away = match rates.on_redis_failure {
+        OnRedisFailure::Refuse => WhenAway::Refuse,
+        OnRedisFailure::Admit => WhenAway::Admit,
+        OnRedisFailure::Local => WhenAway::LocalShare { replicas: rates.replicas.max(1) },
     };
-    sink.map(Some).map_err(|e| Invalid::at("audit.path", e))
+    let store = RedisStore::builder(url).and_then(|b| b.when_away(when_away).build());
+    Ok(Arc::new(store.map_err(|e| Invalid::at("rate_limit.redis", e))?))
 }
 
 impl Handles {

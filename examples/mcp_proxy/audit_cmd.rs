@@ -15,7 +15,11 @@ use crate::{
 pub fn run(args: &AuditArgs) -> Result<String, Invalid> {
     let mut filter = Filter::new();
     if let Some(text) = &args.since {
-        filter = filter.since(Moment::parse(text).ok_or_else(|| Invalid::new(format!("--since: `{}` is not like 2026-11-22T08:00:00Z", text.escape_debug())))?.0);
+        filter = filter.since(
+            Moment::parse(text)
+                .ok_or_else(|| Invalid::new(format!("--since: `{}` is not like 2026-11-22T08:00:00Z", text.escape_debug())))?
+                .0,
+        );
     }
     if let Some(token) = &args.token {
         filter = filter.token(token.as_str());

@@ -17,25 +17,33 @@ pub fn explain(config: &Config) -> String {
     line("allowed_origins", list(&file.allowed_origins, "none"));
     line("clients", list(&file.clients.allow_cidrs, "every network"));
     line("trusted_proxies", list(&file.clients.trusted_proxies, "none"));
-    let mut tokens: Vec<String> = file.token.iter().map(|t| {
-        let mut text = t.id.clone();
-        if t.disabled {
-            text.push_str(" (disabled)");
-        }
-        if let Some(targets) = &t.targets {
-            let _ = write!(text, " for {}", targets.join(" "));
-        }
-        text
-    }).collect();
+    let mut tokens: Vec<String> = file
+        .token
+        .iter()
+        .map(|t| {
+            let mut text = t.id.clone();
+            if t.disabled {
+                text.push_str(" (disabled)");
+            }
+            if let Some(targets) = &t.targets {
+                let _ = write!(text, " for {}", targets.join(" "));
+            }
+            text
+        })
+        .collect();
     if config.env_token.is_some() {
         tokens.push("env".into());
     }
     line("tokens", list(&tokens, "none: one is made at the start"));
     let egress = &file.egress;
-    line("egress", match egress.allow_hosts.is_empty() {
-        true => "every public host".into(),
-        false => format!("only {}", egress.allow_hosts.join(", ")),
-    });
+    line(
+        "egress",
+        if egress.allow_hosts.is_empty() {
+            "every public host".into()
+        } else {
+            format!("only {}", egress.allow_hosts.join(", "))
+        },
+    );
     if !egress.deny_hosts.is_empty() || !egress.deny_cidrs.is_empty() {
         line("  denied", list(&[egress.deny_hosts.clone(), egress.deny_cidrs.clone()].concat(), ""));
     }
@@ -46,10 +54,13 @@ pub fn explain(config: &Config) -> String {
     line("request_body", limits.request_body.to_string());
     line("response_body", limits.response_body.to_string());
     line("event", limits.event.to_string());
-    line("timeouts", format!(
-        "connect {}, header {}, idle {}, event streams and tunnels {}",
-        limits.connect_timeout, limits.header_timeout, limits.idle_timeout, limits.stream_idle_timeout
-    ));
+    line(
+        "timeouts",
+        format!(
+            "connect {}, header {}, idle {}, event streams and tunnels {}",
+            limits.connect_timeout, limits.header_timeout, limits.idle_timeout, limits.stream_idle_timeout
+        ),
+    );
     line("at once", format!("{} in all, {} for a token", limits.in_flight, limits.per_token));
     line("rates", format!("{} for a client, {} for a token, {} for its probes", rates.per_client, rates.per_token, rates.probes));
     line("audit", file.audit.path.clone());

@@ -8,9 +8,7 @@ use rmcp::{
     handler::server::{router::tool::ToolRouter, wrapper::Parameters},
     model::{ProgressNotificationParam, RequestMetaObject, ServerCapabilities, ServerConfig},
     schemars, tool, tool_handler, tool_router,
-    transport::streamable_http_server::{
-        StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
-    },
+    transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager},
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::{
@@ -106,12 +104,12 @@ impl DemoServer {
 #[tool_router]
 impl DemoServer {
     #[tool(description = "Says a message again")]
-    fn echo(&self, Parameters(Echo { message }): Parameters<Echo>) -> String {
+    fn echo(Parameters(Echo { message }): Parameters<Echo>) -> String {
         message
     }
 
     #[tool(description = "Adds two numbers")]
-    fn add(&self, Parameters(Add { a, b }): Parameters<Add>) -> String {
+    fn add(Parameters(Add { a, b }): Parameters<Add>) -> String {
         (a + b).to_string()
     }
 
@@ -163,10 +161,9 @@ async fn echo(stream: TcpStream) {
     while let Some(Ok(message)) = socket.next().await {
         let sent = match message {
             Message::Text(_) | Message::Binary(_) => socket.send(message).await,
-            Message::Close(_) => Ok(()),
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+            Message::Close(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         };
-        if matches!(sent, Err(tungstenite::Error::ConnectionClosed) | Err(tungstenite::Error::Io(_))) {
+        if matches!(sent, Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::Io(_))) {
             return;
         }
     }

@@ -17,13 +17,15 @@ use tower::{Service, util::BoxCloneSyncService};
 /// Everything that is not hot.
 pub type Rest = BoxCloneSyncService<Request<RequestBody>, Response<axum::body::Body>, Infallible>;
 
-/// The three stacks.
+/// The stacks.
 #[derive(Clone)]
 pub struct Front<H> {
-    /// `/proxy/<url>`, `/forward` and WebSockets on `/ws`.
+    /// `/proxy/<url>`, `/forward` and the upgrades on `/ws`.
     pub hot: H,
     /// `POST /proxy`.
     pub envelope: Rest,
+    /// `POST /tickets`.
+    pub tickets: Rest,
     /// The others.
     pub rest: Rest,
 }
@@ -31,6 +33,7 @@ pub struct Front<H> {
 enum Route {
     Hot,
     Envelope,
+    Tickets,
     Rest,
 }
 
@@ -40,6 +43,7 @@ fn route<B>(request: &Request<B>) -> Route {
         "/ws" if is_websocket(request.method(), request.headers()) => Route::Hot,
         "/proxy" if *request.method() == Method::POST || *request.method() == Method::OPTIONS => Route::Envelope,
         path if path.starts_with("/proxy/") => Route::Hot,
+        "/tickets" => Route::Tickets,
         _ => Route::Rest,
     }
 }
@@ -47,9 +51,10 @@ fn route<B>(request: &Request<B>) -> Route {
 /// An upgrade of HTTP/1.1, an extended `CONNECT` of HTTP/2, or a preflight for one.
 fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::CONNECT
-        || headers.get_all(header::UPGRADE).iter().any(|v| {
-            v.to_str().is_ok_and(|v| v.split(',').any(|p| p.trim().eq_ignore_ascii_case("websocket")))
-        })
+        || headers
+            .get_all(header::UPGRADE)
+            .iter()
+            .any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|p| p.trim().eq_ignore_ascii_case("websocket"))))
 }
 
 impl<H, B> Service<Request<RequestBody>> for Front<H>
@@ -63,6 +68,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         ready!(self.hot.poll_ready(cx))?;
         ready!(self.envelope.poll_ready(cx))?;
+        ready!(self.tickets.poll_ready(cx))?;
         self.rest.poll_ready(cx)
     }
 
@@ -70,6 +76,7 @@ where
         match route(&request) {
             Route::Hot => FrontFuture::Hot { future: self.hot.call(request) },
             Route::Envelope => FrontFuture::Rest { future: self.envelope.call(request) },
+            Route::Tickets => FrontFuture::Rest { future: self.tickets.call(request) },
             Route::Rest => FrontFuture::Rest { future: self.rest.call(request) },
         }
     }

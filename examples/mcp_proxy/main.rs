@@ -10,7 +10,9 @@
 //! | `ANY /forward` with `X-Target-Url` | forwards |
 //! | `GET /ws?proxy_token&mcp_server_url&mcp_token` | a WebSocket, authenticated and judged before 101 |
 //! | `POST /proxy` | one JSON-RPC message in an envelope; the session is kept |
+//! | `POST /tickets` with `{"target": …}` | a single-use credential for the query parameter `proxy_ticket` |
 //! | `GET /`, `/health`, `/ready` | who it is, that it lives, that it takes requests |
+//! | `GET /metrics` on a listener of its own | Prometheus text |
 //!
 //! The token is in `X-Proxy-Token`, for WebSocket upgrades and event streams also in the query parameter `proxy_token`. Without any
 //! token in the configuration or in `PROXY_TOKEN` one is made and printed once; the server never runs open. Every key of the
@@ -24,8 +26,10 @@ mod cli;
 mod config;
 mod demo;
 mod front;
+mod metrics;
 mod pages;
 mod reload;
+mod sink;
 mod targets;
 mod tokens;
 
@@ -67,12 +71,13 @@ fn run(cli: Cli) -> Result<(), Invalid> {
     }
     let overrides = Overrides::from_env(cli.config, cli.listen)?;
     let config = Config::load(&overrides)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
     if cli.check_config {
+        let _inside = runtime.enter();
         app::check(&config)?;
         print!("{}", check::explain(&config));
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
     let result = runtime.block_on(serve(overrides, config, cli.demo));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -93,7 +98,11 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     let demo = extras.demo;
     let listener = TcpListener::bind(config.listen).await.map_err(|e| Invalid::at(&format!("listen: {}", config.listen), e))?;
     let listen = listener.local_addr().map_err(|e| Invalid::at("listen", e))?;
-    let (App { server, handles, sink }, service) = app::build(&config, listen, extras)?;
+    let figures = metrics::install(&config).await?;
+    let (App { server, handles, sink, in_flight }, service) = app::build(&config, listen, extras)?;
+    if let Some(figures) = figures {
+        figures.serve(server.clone(), sink.clone(), in_flight);
+    }
 
     let scheme = if config.file.tls.is_some() { "https" } else { "http" };
     let base = format!("{scheme}://{listen}");
@@ -112,13 +121,11 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
 
     let reopen = sink.clone();
     tokio::spawn(reload::watch(overrides, config, Arc::new(handles), move || {
-        if let Some(sink) = &reopen {
-            sink.reopen();
-        }
+        reopen.reopen();
     }));
     let drained = server.serve(listener, service, stopped()).await;
-    if let Some(sink) = sink {
-        sink.flush(Duration::from_secs(2));
+    if !sink.flush(Duration::from_secs(2)) {
+        eprintln!("the audit is not written to its end");
     }
     eprintln!("stopped{}", if drained.is_clean() { "" } else { "; what had not ended in time was cut" });
     Ok(())

@@ -23,7 +23,7 @@ fn stamp(files: &[PathBuf]) -> Stamp {
 fn files(overrides: &Overrides, config: &Config) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = overrides.config.iter().cloned().collect();
     if let Some(tls) = &config.file.tls {
-        files.extend([config.path(&tls.cert), config.path(&tls.key)]);
+        files.extend([&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).map(|f| config.path(f)));
     }
     files
 }

@@ -4,7 +4,7 @@ use portcullis::tokens::{DEFAULT_PREFIX, GeneratedToken, TokenHash, TokenHasher,
 
 use crate::{
     cli::NewToken,
-    config::{Config, Invalid, OrOff, Rate, Token},
+    config::{Config, Invalid, OneOrMore, OrOff, Rate, Token},
 };
 
 /// The records in force, and whether there is any that anybody could hold.
@@ -16,7 +16,8 @@ pub fn records(config: &Config) -> Result<Vec<TokenRecord>, Invalid> {
         records.push(record);
     }
     if let Some(secret) = &config.env_token {
-        let hash = hasher.hash(secret).map_err(|_| Invalid::new("PROXY_TOKEN: a token has at least 32 visible ASCII characters"))?;
+        let hash =
+            hasher.hash(secret).map_err(|_| Invalid::new("PROXY_TOKEN: a token has at least 32 visible ASCII characters"))?;
         let record = TokenRecord::new("env").and_then(|r| r.with_hash(hash));
         records.push(record.map_err(|e| Invalid::at("PROXY_TOKEN", e))?);
     }
@@ -26,23 +27,24 @@ pub fn records(config: &Config) -> Result<Vec<TokenRecord>, Invalid> {
 /// A token for a server that has none.
 pub fn make() -> Result<(GeneratedToken, TokenRecord), Invalid> {
     let made = generate(DEFAULT_PREFIX).map_err(|e| Invalid::at("token", e))?;
-    let record = TokenHasher::plain().hash(made.secret.expose()).and_then(|hash| TokenRecord::new("made-at-start")?.with_hash(hash));
+    let record =
+        TokenHasher::plain().hash(made.secret.expose()).and_then(|hash| TokenRecord::new("made-at-start")?.with_hash(hash));
     Ok((made, record.map_err(|e| Invalid::at("token", e))?))
 }
 
 fn record(token: &Token, hasher: &TokenHasher) -> Result<TokenRecord, String> {
     let text = |e: portcullis::ConfigError| e.to_string();
     let mut record = TokenRecord::new(&token.id).map_err(text)?;
-    let mut hashes: Vec<TokenHash> = Vec::new();
-    for hex in token.sha256.iter().flat_map(|h| h.iter()) {
-        hashes.push(TokenHash::from_hex(hex).map_err(|e| format!("sha256: {e}"))?);
+    let mut digests: Vec<TokenHash> = Vec::new();
+    for hex in token.sha256.iter().flat_map(OneOrMore::iter) {
+        digests.push(TokenHash::from_hex(hex).map_err(|e| format!("sha256: {e}"))?);
     }
     if let Some(name) = &token.secret_env {
         let secret = std::env::var(name).map_err(|_| format!("secret_env: {name} is not set"))?;
         let hash = if token.force_short { hasher.weak(&secret) } else { hasher.hash(&secret) };
-        hashes.push(hash.map_err(|_| format!("secret_env: {name} has less than 32 visible ASCII characters"))?);
+        digests.push(hash.map_err(|_| format!("secret_env: {name} has less than 32 visible ASCII characters"))?);
     }
-    for hash in hashes {
+    for hash in digests {
         let hash = hash.not_before(token.not_before.map(|m| m.0));
         record = record.with_hash(hash).map_err(text)?;
     }

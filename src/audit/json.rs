@@ -2,10 +2,14 @@
 
 use std::{
     fmt::{self, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
-use crate::context::{ClosedBy, Outcome, Record};
+use crate::{
+    context::{ClosedBy, Outcome, Record},
+    net::Host,
+};
 
 /// How records become JSON lines. The fields are listed in the [module's documentation](super).
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,12 +41,12 @@ impl JsonFormat {
             line.time(started);
         }
         line.key("request_id");
-        line.quoted(format_args!("{:032x}", record.request_id));
+        line.hex(record.request_id);
         line.text("outcome", outcome(record.outcome));
         line.millis("duration_ms", record.duration);
         line.millis("head_ms", record.head_after);
         if let Some(client) = &record.client {
-            line.show("client", client.ip());
+            line.ip("client", client.ip());
             if client.peer().ip().to_canonical() != client.ip() {
                 line.show("peer", client.peer());
             }
@@ -52,7 +56,11 @@ impl JsonFormat {
         match (&record.target, &record.path) {
             (Some(target), _) => {
                 line.text("scheme", target.scheme().as_str());
-                line.show("host", target.host());
+                match target.host() {
+                    Host::Name(name) => line.text("host", name.as_str()),
+                    Host::Ip(IpAddr::V4(ip)) => line.ip("host", IpAddr::V4(*ip)),
+                    ip @ Host::Ip(_) => line.show("host", ip),
+                }
                 line.number("port", u64::from(target.port()));
                 let path = target.path_and_query();
                 line.text("path", if self.query { path.as_str() } else { path.path() });
@@ -67,7 +75,7 @@ impl JsonFormat {
         line.opt("proxy_status", record.proxy_status);
         line.opt("detail", record.detail.as_deref());
         if let Some(dialed) = record.dialed {
-            line.show("dialed", dialed);
+            line.addr("dialed", dialed);
             line.bool("reused", record.reused);
         }
         line.number("bytes_in", record.bytes_in);
@@ -158,13 +166,45 @@ impl Line<'_> {
         self.out.push(b'"');
     }
 
-    fn plain(&mut self, value: fmt::Arguments<'_>) {
-        let _ = Escaped(self.out).write_fmt(value);
-    }
-
     fn number(&mut self, name: &str, value: u64) {
         self.key(name);
-        self.plain(format_args!("{value}"));
+        digits(self.out, value, 1);
+    }
+
+    fn hex(&mut self, value: u128) {
+        self.out.push(b'"');
+        for byte in value.to_be_bytes() {
+            for nibble in [byte >> 4, byte & 15] {
+                self.out.push(if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble });
+            }
+        }
+        self.out.push(b'"');
+    }
+
+    fn ip(&mut self, name: &str, ip: IpAddr) {
+        match ip {
+            IpAddr::V4(ip) => {
+                self.key(name);
+                self.out.push(b'"');
+                octets(self.out, ip);
+                self.out.push(b'"');
+            }
+            IpAddr::V6(ip) => self.show(name, ip),
+        }
+    }
+
+    fn addr(&mut self, name: &str, addr: SocketAddr) {
+        match addr {
+            SocketAddr::V4(addr) => {
+                self.key(name);
+                self.out.push(b'"');
+                octets(self.out, *addr.ip());
+                self.out.push(b':');
+                digits(self.out, u64::from(addr.port()), 1);
+                self.out.push(b'"');
+            }
+            SocketAddr::V6(addr) => self.show(name, addr),
+        }
     }
 
     fn bool(&mut self, name: &str, value: bool) {
@@ -175,13 +215,40 @@ impl Line<'_> {
     fn millis(&mut self, name: &str, value: Option<Duration>) {
         if let Some(value) = value {
             self.key(name);
-            let micros = value.as_micros();
-            self.plain(format_args!("{}.{:03}", micros / 1000, micros % 1000));
+            digits(self.out, u64::try_from(value.as_millis()).unwrap_or(u64::MAX), 1);
+            self.out.push(b'.');
+            digits(self.out, u64::from(value.subsec_micros() % 1000), 3);
         }
     }
 
     fn time(&mut self, time: SystemTime) {
-        self.quoted(format_args!("{}", Rfc3339(time)));
+        self.out.push(b'"');
+        rfc3339(time, self.out);
+        self.out.push(b'"');
+    }
+}
+
+/// The number in decimal, with zeros in front up to `width`. A line has a dozen of them, and `core::fmt` is ten times as dear.
+fn digits(out: &mut Vec<u8>, mut value: u64, width: usize) {
+    let mut text = [b'0'; 20];
+    let mut at = text.len();
+    for slot in text.iter_mut().rev() {
+        *slot = b'0' + (value % 10) as u8;
+        value /= 10;
+        at -= 1;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(text.get(at.min(text.len() - width)..).unwrap_or_default());
+}
+
+fn octets(out: &mut Vec<u8>, ip: Ipv4Addr) {
+    for (i, octet) in ip.octets().into_iter().enumerate() {
+        if i > 0 {
+            out.push(b'.');
+        }
+        digits(out, u64::from(octet), 1);
     }
 }
 
@@ -196,7 +263,8 @@ impl fmt::Write for Escaped<'_> {
 
 /// Escapes what JSON demands and whatever else could forge or hide part of a line in a terminal or viewer.
 fn escape(text: &str, out: &mut Vec<u8>) {
-    if text.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'"' && b != b'\\') {
+    // Folded, not searched: without an early way out the compiler looks at many bytes at once.
+    if text.bytes().fold(true, |plain, b| plain & matches!(b, 0x20..=0x7e) & (b != b'"') & (b != b'\\')) {
         out.extend_from_slice(text.as_bytes());
         return;
     }
@@ -220,15 +288,32 @@ fn escape(text: &str, out: &mut Vec<u8>) {
 }
 
 /// A moment as RFC 3339 in UTC with microseconds. Moments before 1970 show as 1970.
+fn rfc3339(time: SystemTime, out: &mut Vec<u8>) {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    for (value, width, end) in [
+        (year, 4, b'-'),
+        (month, 2, b'-'),
+        (day, 2, b'T'),
+        (rest / 3600, 2, b':'),
+        (rest / 60 % 60, 2, b':'),
+        (rest % 60, 2, b'.'),
+        (u64::from(since.subsec_micros()), 6, b'Z'),
+    ] {
+        digits(out, value, width);
+        out.push(end);
+    }
+}
+
+/// The same as text.
 pub(super) struct Rfc3339(pub(super) SystemTime);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
-        let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
+        let mut out = Vec::with_capacity(27);
+        rfc3339(self.0, &mut out);
+        f.write_str(std::str::from_utf8(&out).unwrap_or_default())
     }
 }
 
@@ -259,6 +344,19 @@ mod tests {
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000Z");
         assert_eq!(at(1_798_761_600), "2027-01-01T00:00:00.000000Z");
         assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn numbers() {
+        let write = |value, width| {
+            let mut out = Vec::new();
+            digits(&mut out, value, width);
+            String::from_utf8(out).unwrap()
+        };
+        for value in [0, 9, 10, 255, 65_535, u64::MAX] {
+            assert_eq!(write(value, 1), value.to_string());
+        }
+        assert_eq!((write(7, 3), write(1234, 3)), ("007".into(), "1234".into()));
     }
 
     #[test]

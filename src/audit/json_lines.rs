@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::{AcqRel, Acquire, Relaxed, Release}},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
     },
     thread::{self, Thread},
     time::Duration,
@@ -178,11 +181,8 @@ impl Handle {
         };
         self.thread.unpark();
         let progress = self.queue.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let (progress, _) = self
-            .queue
-            .progress
-            .wait_timeout_while(progress, limit, |p| p.done < target)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (progress, _) =
+            self.queue.progress.wait_timeout_while(progress, limit, |p| p.done < target).unwrap_or_else(PoisonError::into_inner);
         progress.done >= target
     }
 }
@@ -272,12 +272,12 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &mut Vec<Record>, text: &mut Vec<u8>) {
-        if self.queue.reopen.swap(false, AcqRel) {
-            if let Some(path) = &self.path {
-                match append(path) {
-                    Ok(file) => self.output = Output::File(file),
-                    Err(error) => tracing::error!(%error, "the audit file could not be opened again; the old one stays in use"),
-                }
+        if self.queue.reopen.swap(false, AcqRel)
+            && let Some(path) = &self.path
+        {
+            match append(path) {
+                Ok(file) => self.output = Output::File(file),
+                Err(error) => tracing::error!(%error, "the audit file could not be opened again; the old one stays in use"),
             }
         }
         let dropped = self.queue.dropped.load(Relaxed);
@@ -298,10 +298,10 @@ impl Writer {
         if text.is_empty() {
             return;
         }
-        if let Err(error) = self.output.write(text) {
-            if self.queue.failed.fetch_add(1, Relaxed) == 0 {
-                tracing::error!(%error, "audit records could not be written");
-            }
+        if let Err(error) = self.output.write(text)
+            && self.queue.failed.fetch_add(1, Relaxed) == 0
+        {
+            tracing::error!(%error, "audit records could not be written");
         }
         text.clear();
     }

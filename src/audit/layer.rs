@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long the distance between calendar and monotonic time is believed before it is measured again.
-const OFFSET_AGE: Duration = Duration::from_secs(1);
+const OFFSET_AGE_NANOS: u64 = 1_000_000_000;
 
 /// Records every request into a sink. See the [module](self).
 pub struct AuditLayer<T, C = SystemClock>(pub(super) Arc<Shared<T, C>>);
@@ -81,11 +81,12 @@ impl<T, C: Clock> Shared<T, C> {
     /// An open record: its id and its arrival. The calendar time is derived, so that one clock is read and not two.
     pub(super) fn open(&self) -> Record {
         let arrived = self.clock.monotonic();
-        let mut record = Record::default();
-        record.started = Some(self.offset.wall(&self.clock, arrived));
-        record.arrived = arrived;
-        record.request_id = self.ids.next();
-        record
+        Record {
+            started: Some(self.offset.wall(&self.clock, arrived)),
+            arrived,
+            request_id: self.ids.next(),
+            ..Record::default()
+        }
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -118,7 +119,7 @@ impl Offset {
         let at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let measured = self.measured.load(Relaxed);
         let mut nanos = self.nanos.load(Relaxed);
-        if nanos == 0 || at.saturating_sub(measured) >= OFFSET_AGE.as_nanos() as u64 {
+        if nanos == 0 || at.saturating_sub(measured) >= OFFSET_AGE_NANOS {
             let wall = clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             nanos = u64::try_from(wall.saturating_sub(now).as_nanos()).unwrap_or(u64::MAX);
             self.nanos.store(nanos, Relaxed);

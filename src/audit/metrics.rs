@@ -15,7 +15,8 @@ use crate::context::{Outcome, Record};
 
 /// Upper bounds for the histograms in seconds, from a cache hit on the same machine to a long model answer. An exporter has to be
 /// told: the alert rules and the dashboard read buckets.
-pub const DURATION_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+pub const DURATION_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 const KINDS: [&str; 5] = ["http", "mcp", "websocket", "connect", "local"];
 const OUTCOMES: [Outcome; 7] = [
@@ -112,6 +113,12 @@ impl MetricsSink {
         }
     }
 
+    /// Counts each record and passes it on, without the copy that a pair of sinks needs.
+    #[must_use]
+    pub fn then<S: AuditSink>(self: Arc<Self>, next: S) -> Metered<S> {
+        Metered { metrics: self, next }
+    }
+
     /// Brings what no record shows up to date; to be called before a scrape.
     pub fn publish(&self, in_flight: u64, audit_dropped: u64) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and nobody has 2^52 requests in flight")]
@@ -140,9 +147,34 @@ impl MetricsSink {
     }
 }
 
+/// A [`MetricsSink`] in front of another sink.
+#[derive(Debug)]
+pub struct Metered<S> {
+    metrics: Arc<MetricsSink>,
+    next: S,
+}
+
+impl<S: AuditSink> AuditSink for Metered<S> {
+    fn record(&self, record: Record) {
+        self.metrics.observe(&record);
+        self.next.record(record);
+    }
+
+    fn dropped(&self) -> u64 {
+        self.next.dropped()
+    }
+}
+
 impl AuditSink for MetricsSink {
     fn record(&self, record: Record) {
-        let kind = kind_of(&record);
+        self.observe(&record);
+    }
+}
+
+impl MetricsSink {
+    /// Counts a record that goes elsewhere, too.
+    pub fn observe(&self, record: &Record) {
+        let kind = kind_of(record);
         let outcome = OUTCOMES.iter().position(|o| *o == record.outcome).unwrap_or(0);
         let class = record.status.map_or(0, |s| usize::from(s.as_u16() / 100)).min(CLASSES.len() - 1);
         if let Some(counter) = self.requests.get((kind * OUTCOMES.len() + outcome) * CLASSES.len() + class) {
@@ -185,7 +217,11 @@ impl fmt::Debug for MetricsSink {
 /// The index into [`KINDS`].
 fn kind_of(record: &Record) -> usize {
     if record.tunnel {
-        if record.method == Some(Method::CONNECT) && record.target.as_ref().is_some_and(|t| !t.scheme().is_websocket()) { 3 } else { 2 }
+        if record.method == Some(Method::CONNECT) && record.target.as_ref().is_some_and(|t| !t.scheme().is_websocket()) {
+            3
+        } else {
+            2
+        }
     } else if record.mcp.is_some() {
         1
     } else if record.target.is_some() {

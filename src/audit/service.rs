@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::{AuditBody, AuditFuture, AuditRequestBody, AuditSink, layer::Shared};
 use crate::{
     clock::{Clock, SystemClock},
-    context::{CloseRecord, ClientAddr, RecordHandle, RequestContext},
+    context::{ClientAddr, CloseRecord, RecordHandle, RequestContext},
 };
 
 /// The service that [`AuditLayer`](super::AuditLayer) makes.

@@ -61,9 +61,8 @@ impl Filter {
             && self.until.as_deref().is_none_or(|until| time < until)
             && self.token.as_deref().is_none_or(|token| text("token") == Some(token))
             && self.target.as_deref().is_none_or(|wanted| {
-                text("host").is_some_and(|host| {
-                    host.strip_suffix(wanted).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                })
+                text("host")
+                    .is_some_and(|host| host.strip_suffix(wanted).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
             })
     }
 }

@@ -113,13 +113,18 @@ impl EgressPolicy {
     pub fn judge_ip(&self, ip: IpAddr) -> Result<AddressClass, Denial> {
         let ip = unwrap_mapped(ip);
         let (judged, class) = self.see_through(ip);
-        if self.deny_nets.contains(ip) || self.deny_nets.contains(judged) {
+        if self.is_denied(ip, judged) {
             return Err(Denial::new(Reason::DeniedAddress, format!("{ip} lies in a denied network")));
         }
         if class.is_global() || (!class.is_transition() && self.exceptions.cover_somewhere(judged, class.is_hard_floor())) {
             return Ok(class);
         }
         Err(Denial::new(Reason::Address, format!("{ip} is {class}")))
+    }
+
+    /// Whether the address, or the one inside it, lies in a denied network.
+    fn is_denied(&self, ip: IpAddr, inside: IpAddr) -> bool {
+        !self.deny_nets.is_empty() && (self.deny_nets.contains(ip) || self.deny_nets.contains(inside))
     }
 
     /// The address that a translation prefix leads to, or the address itself, and its class.
@@ -233,7 +238,7 @@ impl EgressPolicy {
         if !self.listeners.is_empty() && (self.is_listener(ip, port) || self.is_listener(judged, port)) {
             return refuse(trace, "listener", Reason::Listener, format!("{ip} port {port} is this server's own"));
         }
-        if self.deny_nets.contains(ip) || self.deny_nets.contains(judged) {
+        if self.is_denied(ip, judged) {
             return refuse(trace, "deny_cidrs", Reason::DeniedAddress, format!("{ip} lies in a denied network"));
         }
         // Whatever such an address carries, no exception was written for it.

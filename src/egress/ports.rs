@@ -65,7 +65,7 @@ fn range(entry: &str) -> Result<(u16, u16), ConfigError> {
     if first > last {
         return Err(ConfigError::new(entry, "is a range that ends before it begins"));
     }
-    if first == last && is_bad_port(first) {
+    if (first..=last).all(is_bad_port) {
         return Err(ConfigError::new(entry, "is a port that the Fetch standard blocks; no policy opens it"));
     }
     Ok((first, last))
@@ -79,7 +79,7 @@ mod tests {
     fn entries() {
         let set = PortSet::parse(["443", "1-1023"]).unwrap();
         assert!(set.contains(443) && set.contains(1023) && !set.contains(1024));
-        for bad in ["0", "25", "6667", "65536", "x", "", "-", "5-", "9-1", "25-25", "+80", " 80", "0-10"] {
+        for bad in ["0", "25", "6667", "65536", "x", "", "-", "5-", "9-1", "25-25", "+80", " 80", "0-10", "6665-6669", "101-104"] {
             assert_eq!(PortSet::parse([bad]).unwrap_err().entry(), bad);
         }
         assert!(PortSet::parse::<&str>([]).is_err());

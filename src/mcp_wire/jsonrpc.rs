@@ -157,8 +157,13 @@ fn watched(key: &str, names: &[&'static str]) -> Result<Option<&'static str>, Pe
     if let Some(name) = names.iter().find(|n| **n == key) {
         return Ok(Some(name));
     }
-    let folded = key.to_uppercase().to_lowercase();
-    if names.iter().any(|n| n.to_ascii_lowercase() == folded) { Err(PeekError::Ambiguous) } else { Ok(None) }
+    let same = if key.is_ascii() {
+        names.iter().any(|n| n.eq_ignore_ascii_case(key))
+    } else {
+        let folded = key.to_uppercase().to_lowercase();
+        names.iter().any(|n| n.eq_ignore_ascii_case(&folded))
+    };
+    if same { Err(PeekError::Ambiguous) } else { Ok(None) }
 }
 
 struct Scan<'a> {

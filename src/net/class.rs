@@ -198,10 +198,9 @@ const TABLE6: &[Row6] = &[
 
 macro_rules! flatten {
     ($flatten:ident, $ty:ty, $table:ident, $to_int:expr, $name:ident) => {
-        /// The table as segments sorted by their first address, each with the class of the longest prefix that covers it. Unused
-        /// slots repeat the last segment.
-        #[expect(clippy::indexing_slicing, reason = "runs at compile time")]
-        const fn $flatten() -> ([$ty; $table.len() * 2], [C; $table.len() * 2]) {
+        /// The table, flattened at compile time.
+        #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "runs at compile time")]
+        const fn $flatten() -> Segments<$ty, { $table.len() * 2 }> {
             const N: usize = $table.len();
             const BITS: u32 = <$ty>::BITS;
             let mut first = [0; N];
@@ -252,11 +251,42 @@ macro_rules! flatten {
                 }
                 i += 1;
             }
-            (starts, class)
+            assert!(used < 256, "the index counts in bytes");
+            let mut index = [used as u8; 257];
+            let mut byte = 0;
+            while byte < 256 {
+                let mut below = 0;
+                while below < used && starts[below] <= (byte as $ty) << (BITS - 8) {
+                    below += 1;
+                }
+                index[byte] = below as u8;
+                byte += 1;
+            }
+            Segments { starts, class, index }
         }
 
-        static $name: ([$ty; $table.len() * 2], [C; $table.len() * 2]) = $flatten();
+        static $name: Segments<$ty, { $table.len() * 2 }> = $flatten();
     };
+}
+
+/// A table as segments sorted by their first address, each with the class of the longest prefix that covers it.
+struct Segments<T, const N: usize> {
+    starts: [T; N],
+    class: [C; N],
+    /// For each first byte of an address, how many segments begin at or before the first address of that byte: the search
+    /// looks at the few that begin inside.
+    index: [u8; 257],
+}
+
+impl<T: Copy + PartialOrd, const N: usize> Segments<T, N> {
+    fn class_of(&self, bits: T, first_byte: u8) -> AddressClass {
+        let byte = usize::from(first_byte);
+        let (Some(from), Some(to)) = (self.index.get(byte), self.index.get(byte + 1)) else { return C::Reserved };
+        let (from, to) = (usize::from(*from), usize::from(*to));
+        let inside = self.starts.get(from..to).unwrap_or(&[]);
+        let at = from + inside.partition_point(|start| *start <= bits);
+        self.class.get(at.wrapping_sub(1)).copied().unwrap_or(C::Reserved)
+    }
 }
 
 const fn int4([a, b, c, d]: [u8; 4]) -> u32 {
@@ -280,19 +310,14 @@ pub fn classify(ip: IpAddr) -> AddressClass {
             let bits = ip.to_bits();
             match bits >> 32 {
                 MAPPED | NAT64 => classify4(low32(bits)),
-                _ => {
-                    let at = SEGMENTS6.0.partition_point(|start| *start <= bits);
-                    SEGMENTS6.1.get(at.wrapping_sub(1)).copied().unwrap_or(C::Reserved)
-                }
+                _ => SEGMENTS6.class_of(bits, bits.to_be_bytes()[0]),
             }
         }
     }
 }
 
 fn classify4(ip: Ipv4Addr) -> AddressClass {
-    let bits = ip.to_bits();
-    let at = SEGMENTS4.0.partition_point(|start| *start <= bits);
-    SEGMENTS4.1.get(at.wrapping_sub(1)).copied().unwrap_or(C::Reserved)
+    SEGMENTS4.class_of(ip.to_bits(), ip.octets()[0])
 }
 
 /// `::ffff:0:0/96`, less the 32 low bits.

@@ -331,17 +331,17 @@ fn parse_path(raw: &str) -> Result<PathAndQuery, TargetError> {
     if raw.is_empty() {
         return Ok(PathAndQuery::from_static("/"));
     }
-    let bytes = if raw.starts_with('/') { Bytes::copy_from_slice(raw.as_bytes()) } else { Bytes::from(format!("/{raw}")) };
-    if bytes.is_ascii()
-        && !bytes.contains(&b' ')
-        && let Ok(path) = PathAndQuery::from_maybe_shared(bytes.clone())
-    {
-        return Ok(path);
+    let slash = if raw.starts_with('/') { "" } else { "/" };
+    if raw.bytes().all(|b| (0x21..0x7f).contains(&b)) {
+        let bytes = if slash.is_empty() { Bytes::copy_from_slice(raw.as_bytes()) } else { Bytes::from(format!("/{raw}")) };
+        if let Ok(path) = PathAndQuery::from_maybe_shared(bytes) {
+            return Ok(path);
+        }
     }
     // Only text that no request line can carry gets here (spaces, non-ASCII, `<`, …): percent-encoded as a browser would.
-    let text = std::str::from_utf8(&bytes).map_err(|_| TargetError::Path)?;
-    let mut encoded = String::with_capacity(text.len() + 16);
-    for b in text.bytes() {
+    let mut encoded = String::with_capacity(raw.len() + 16);
+    encoded.push_str(slash);
+    for b in raw.bytes() {
         if b > 0x7e || matches!(b, b' ' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'^' | b'|') {
             use fmt::Write as _;
             let _ = write!(encoded, "%{b:02X}");

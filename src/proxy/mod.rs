@@ -14,6 +14,7 @@
 //! **Not forwarded**: interim responses but `100` (hyper's server cannot send them), and `Proxy-Status` trailers: a response that
 //! breaks off in mid-body is aborted, so that it cannot be taken for a whole one.
 
+mod credentials;
 mod frames;
 mod sanitize;
 mod service;

@@ -166,6 +166,7 @@ pub(crate) fn request(
     if via.seen_in(headers) {
         return Err(Rejection::new(RejectionKind::Loop));
     }
+    check_coding(headers)?;
     let wants_trailers = headers.get_all(header::TE).iter().any(|v| contains_token(v, "trailers"));
     if headers.contains_key(header::CONNECTION) {
         for option in connection_options(headers) {
@@ -201,6 +202,18 @@ pub(crate) fn request(
     }
     headers.append(header::VIA, via.entry(version));
     Ok(())
+}
+
+/// RFC 9112 §6.1: one coding, `chunked`, once. hyper looks at the last one only, and the bytes under another would lose their label.
+fn check_coding(headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Rejection::new(RejectionKind::MalformedRequest)
+            .with_reason("transfer_coding")
+            .with_public_detail("the transfer coding is not `chunked`, once")),
+    }
 }
 
 fn check_expect(headers: &HeaderMap) -> Result<(), Rejection> {
@@ -365,6 +378,18 @@ mod tests {
         let mut h = map(&[("te", "gzip;q=0.5, Trailers")]);
         clean(&mut h, TargetStyle::Header).unwrap();
         assert_eq!((h["te"].as_bytes(), h["connection"].as_bytes()), (&b"trailers"[..], &b"te"[..]));
+    }
+
+    #[test]
+    fn one_transfer_coding_once() {
+        for good in [&[][..], &[("transfer-encoding", "chunked")], &[("transfer-encoding", " Chunked ")]] {
+            clean(&mut map(good), TargetStyle::Fixed).unwrap();
+        }
+        for bad in ["chunked, chunked", "gzip, chunked", "identity", "", "chunked;q=1"] {
+            let refused = clean(&mut map(&[("transfer-encoding", bad)]), TargetStyle::Fixed).unwrap_err();
+            assert_eq!(refused.kind(), RejectionKind::MalformedRequest, "{bad}");
+        }
+        assert!(clean(&mut map(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), TargetStyle::Fixed).is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
 use super::{
+    credentials::{self, WithoutFields},
     frames::WebSocketLimits,
     sanitize::{self, Via},
     tunnel::{self, TunnelLimits},
@@ -233,7 +234,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let config = self.0.clone();
-        let request = request.map(Body::stream);
+        let own = RequestContext::of(request.extensions()).and_then(RequestContext::credential_fields);
+        let own = own.filter(|fields| credentials::has_own(fields)).cloned();
+        let request = request.map(|body| match own {
+            Some(fields) => Body::stream(WithoutFields::new(body, fields)),
+            None => Body::stream(body),
+        });
         ResponseFuture(Box::pin(async move {
             let expose = config.expose;
             match config.answer(request).await {

@@ -40,20 +40,23 @@ pub(super) fn extract<B>(sources: &[TokenSource], request: &mut Request<B>) -> R
     for TokenSource(source) in sources {
         match source {
             Source::Header(name) => {
-                for value in take_all(request.headers_mut(), name) {
+                for value in request.headers().get_all(name) {
                     two |= out.offer(value.as_bytes(), false);
                 }
+                request.headers_mut().remove(name);
             }
             Source::Authorization => {
-                for value in take_all(request.headers_mut(), &header::AUTHORIZATION) {
-                    two |= scheme(&value, "bearer").is_some_and(|token| out.offer(token, false));
+                for value in request.headers().get_all(header::AUTHORIZATION) {
+                    two |= scheme(value, "bearer").is_some_and(|token| out.offer(token, false));
                 }
+                request.headers_mut().remove(header::AUTHORIZATION);
             }
             Source::ProxyAuthorization => {
-                for value in take_all(request.headers_mut(), &header::PROXY_AUTHORIZATION) {
-                    two |= scheme(&value, "bearer").is_some_and(|token| out.offer(token, false));
-                    two |= scheme(&value, "basic").and_then(basic_password).is_some_and(|token| out.offer(&token, false));
+                for value in request.headers().get_all(header::PROXY_AUTHORIZATION) {
+                    two |= scheme(value, "bearer").is_some_and(|token| out.offer(token, false));
+                    two |= scheme(value, "basic").and_then(basic_password).is_some_and(|token| out.offer(&token, false));
                 }
+                request.headers_mut().remove(header::PROXY_AUTHORIZATION);
             }
             Source::Protocol(prefix) => two |= out.take_protocol(request.headers_mut(), prefix),
             // In a forward-proxy request the whole query is the target's.
@@ -106,7 +109,7 @@ impl Extracted {
         let mut two = false;
         let mut carrier = None;
         let mut real = Vec::new();
-        for value in take_all(headers, &header::SEC_WEBSOCKET_PROTOCOL) {
+        for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
             for entry in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|e| !e.is_empty()) {
                 match entry.strip_prefix(prefix.as_bytes()) {
                     None => real.push(entry.to_vec()),
@@ -119,6 +122,7 @@ impl Extracted {
                 }
             }
         }
+        headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
         if real.is_empty() {
             self.carrier_only = carrier.map(|mut value| {
                 value.set_sensitive(true);
@@ -128,16 +132,6 @@ impl Extracted {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
         two
-    }
-}
-
-fn take_all(headers: &mut HeaderMap, name: &HeaderName) -> Vec<HeaderValue> {
-    if !headers.contains_key(name) {
-        return Vec::new();
-    }
-    match headers.entry(name) {
-        Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
-        Entry::Vacant(_) => Vec::new(),
     }
 }
 

@@ -59,7 +59,23 @@ fn percent_decoded(text: &str) -> Zeroizing<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_what_was_there_without_the_pairs(pairs in prop::collection::vec("(t=[a-z%0-9+]{0,6})|(t)|([a-su-z=?/%&;.~]{0,8})", 0..6)) {
+            let query = pairs.join("&");
+            let mut uri: Uri = format!("/p?{query}").parse().unwrap();
+            let taken = take(&mut uri, "t").unwrap_or_default();
+            let ours = |p: &&str| *p == "t" || p.starts_with("t=");
+            let kept: Vec<&str> = query.split('&').filter(|p| !ours(p)).collect();
+            prop_assert_eq!(taken.len(), query.split('&').filter(|p| ours(p)).count());
+            let want = if kept.is_empty() { "/p".to_owned() } else { format!("/p?{}", kept.join("&")) };
+            prop_assert_eq!(uri.to_string(), want);
+        }
+    }
 
     #[test]
     fn every_other_byte_stays() {

@@ -110,7 +110,9 @@ impl<T: TokenStore> Config<T> {
                 Ok(())
             }
             Err(fault) => {
-                if let (Some(token), Some(record)) = (&found, RequestContext::of_mut(request.extensions_mut()).record()) {
+                // The record is looked for in any case, found or not: an unknown token takes the same way.
+                let record = RequestContext::of(request.extensions()).and_then(RequestContext::record);
+                if let (Some(record), Some(token)) = (record, &found) {
                     record.with(|r| r.token = Some(Arc::clone(token.record().id())));
                 }
                 Err(self.failed(verdict, fault.reason()))

@@ -153,9 +153,10 @@ pub(super) struct PolicySet {
     pub(super) policies: Box<[Policy]>,
     pub(super) fields: Fields,
     pub(super) amends: bool,
-    /// Which policies are not shadows, and `RateLimit-Policy` of these.
+    /// Which policies are not shadows.
     shown: u8,
-    policy_field: Option<HeaderValue>,
+    /// `RateLimit-Policy` for each set of policies that was asked, written when it is first needed.
+    policy_fields: Box<[OnceLock<Option<HeaderValue>>]>,
     /// The problem document for each set of violated policies, written when it is first needed.
     problems: Box<[OnceLock<Problem>]>,
 }
@@ -198,7 +199,7 @@ impl PolicySet {
             fields,
             amends: policies.iter().any(|p| p.amend.is_some()),
             shown,
-            policy_field: fields::join(policies.iter().filter(|p| !p.shadow).map(fields::policy_member)),
+            policy_fields: (0..1usize << policies.len()).map(|_| OnceLock::new()).collect(),
             problems: (0..1usize << policies.len()).map(|_| OnceLock::new()).collect(),
             policies: policies.into(),
         }
@@ -221,10 +222,9 @@ impl PolicySet {
 
     /// `RateLimit-Policy` of the policies that were asked.
     pub(super) fn policy_field(&self, asked: u8) -> Option<HeaderValue> {
-        if asked & self.shown == self.shown {
-            return self.policy_field.clone();
-        }
-        fields::join(self.named(asked & self.shown).map(fields::policy_member))
+        let asked = asked & self.shown;
+        let write = || fields::join(self.named(asked).map(fields::policy_member));
+        self.policy_fields.get(usize::from(asked)).map_or_else(write, |slot| slot.get_or_init(write).clone())
     }
 
     /// The questions about one request, and which policies they come from. Pure: nothing is taken here.

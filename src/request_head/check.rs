@@ -41,7 +41,8 @@ pub(super) fn check(limits: &Limits, head: &Head<'_>) -> Result<(), Rejection> {
 }
 
 fn check_host(head: &Head<'_>) -> Result<(), Rejection> {
-    let bad = |reason, detail| Err(Rejection::new(RejectionKind::MalformedRequest).with_reason(reason).with_public_detail(detail));
+    let bad =
+        |reason, detail| Err(Rejection::new(RejectionKind::MalformedRequest).with_reason(reason).with_public_detail(detail));
     let mut hosts = head.headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => bad("host_duplicate", "more than one Host field"),
@@ -105,10 +106,14 @@ mod tests {
 
     #[test]
     fn hosts() {
-        for good in ["example.com", "example.com:8080", "127.0.0.1", "[::1]", "[2001:db8::1]:443", "a_b.example", "EXAMPLE.com.", "x:"] {
+        for good in
+            ["example.com", "example.com:8080", "127.0.0.1", "[::1]", "[2001:db8::1]:443", "a_b.example", "EXAMPLE.com.", "x:"]
+        {
             assert_eq!(kind(get().header("host", good)), None, "{good}");
         }
-        for bad in ["", "a b", "user@example.com", "example.com:x", "example.com:123456", "a/b", "[::1", "a,b c", "http://x", ":80", "é"] {
+        for bad in
+            ["", "a b", "user@example.com", "example.com:x", "example.com:123456", "a/b", "[::1", "a,b c", "http://x", ":80", "é"]
+        {
             assert_eq!(kind(get().header("host", bad)), Some("host_invalid"), "{bad}");
         }
         assert_eq!(kind(get()), Some("host_missing"));

@@ -28,6 +28,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// How long the other address family is waited for once one has answered.
 const STRAGGLER: Duration = Duration::from_secs(1);
+/// How long an answer is remembered when the other family failed: not asking at all would cost every connection the wait for
+/// the straggler, and remembering it for its TTL would hide the other family's return.
+const HALF_ANSWER: Duration = Duration::from_secs(5);
 /// Longest chain of CNAME records.
 const MAX_CNAMES: usize = 8;
 
@@ -194,9 +197,8 @@ impl Hickory {
                 addrs.extend(v6.addrs);
                 Ok(Answers::new(addrs, valid_for))
             }
-            // The family that failed is asked again soon.
             (Ok(one), Err(error)) | (Err(error), Ok(one)) => {
-                let valid_for = if error == ResolveError::NoSuchName { one.valid_for } else { Duration::ZERO };
+                let valid_for = if error == ResolveError::NoSuchName { one.valid_for } else { one.valid_for.min(HALF_ANSWER) };
                 Ok(Answers::new(one.addrs, valid_for))
             }
             (Err(ResolveError::NoSuchName), Err(error)) | (Err(error), Err(_)) => Err(error),

@@ -13,10 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::{
-    drain::StreamEnd,
-    flow::Flow,
-};
+use super::{drain::StreamEnd, flow::Flow};
 use crate::rejection::{Rejection, RejectionKind};
 
 /// The request body that [`Server`](super::Server) hands to the service: hyper's, with the server's time limits.
@@ -120,9 +117,9 @@ impl BodyError {
     pub fn rejection(&self) -> Rejection {
         match &self.0 {
             Kind::Timeout(rejection) => (**rejection).clone(),
-            Kind::Client(error) => Rejection::new(RejectionKind::MalformedRequest)
-                .with_reason("body_malformed")
-                .with_detail(error.to_string()),
+            Kind::Client(error) => {
+                Rejection::new(RejectionKind::MalformedRequest).with_reason("body_malformed").with_detail(error.to_string())
+            }
         }
     }
 }
@@ -199,12 +196,11 @@ impl<B: Body> Body for ReplyBody<B> {
             };
             me.guard.flow().reply_polled(result.is_pending(), bytes);
         }
-        if result.is_pending() {
-            if let Some(end) = me.end {
-                if end.poll_ended(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-            }
+        if result.is_pending()
+            && let Some(end) = me.end
+            && end.poll_ended(cx).is_ready()
+        {
+            return Poll::Ready(None);
         }
         result
     }

@@ -13,7 +13,7 @@ use std::{
 
 use http::{Request, Response};
 use http_body::Body;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1::UpgradeableConnection, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tower_service::Service;
@@ -68,21 +68,17 @@ impl Connection {
         let shared = Shared { info: opened.info, stages: Arc::clone(&inner.stages), hsts: inner.settings.hsts.clone() };
         let shared = Arc::new(shared);
         let streams = opened.h2.then(Arc::<Streams>::default);
-        let keeper = Keeper::new(
-            Arc::clone(&flow),
-            streams.clone(),
-            Arc::clone(&inner.settings.times),
-            Arc::clone(&inner.counters),
-        );
+        let keeper =
+            Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&inner.settings.times), Arc::clone(&inner.counters));
         let adapter = Adapter::new(service, shared, flow, streams.clone());
         let end = match streams {
             None => {
                 let connection = inner.settings.h1.serve_connection(io, adapter).with_upgrades();
-                drive(connection, |c| c.graceful_shutdown(), keeper, &inner.stages).await
+                drive(connection, UpgradeableConnection::graceful_shutdown, keeper, &inner.stages).await
             }
             Some(streams) => {
                 let connection = h2_builder(&inner, &streams).serve_connection(io, adapter);
-                let end = drive(connection, |c| c.graceful_shutdown(), keeper, &inner.stages).await;
+                let end = drive(connection, http2::Connection::graceful_shutdown, keeper, &inner.stages).await;
                 streams.abort_all();
                 end
             }
@@ -167,12 +163,7 @@ async fn open(inner: &Inner, stream: TcpStream, peer: SocketAddr) -> io::Result<
 }
 
 /// Polls hyper's connection, the shutdown and the time-keeper in one task. `None`: the server ended it.
-async fn drive<C>(
-    connection: C,
-    goodbye: impl Fn(Pin<&mut C>),
-    mut keeper: Keeper,
-    stages: &Stages,
-) -> Option<hyper::Result<()>>
+async fn drive<C>(connection: C, goodbye: impl Fn(Pin<&mut C>), mut keeper: Keeper, stages: &Stages) -> Option<hyper::Result<()>>
 where
     C: Future<Output = hyper::Result<()>>,
 {

@@ -6,7 +6,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicUsize, Ordering::{AcqRel, Acquire, Relaxed, Release}},
+        atomic::{
+            AtomicU8, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
     },
     task::{Context, Poll},
 };

@@ -111,7 +111,11 @@ impl Flow {
         if bytes > 0 {
             self.bytes_out.fetch_add(bytes, Relaxed);
         }
-        if pending { self.set(REPLY_AWAITED) } else if self.has(REPLY_AWAITED) { self.clear(REPLY_AWAITED) }
+        if pending {
+            self.set(REPLY_AWAITED);
+        } else if self.has(REPLY_AWAITED) {
+            self.clear(REPLY_AWAITED);
+        }
     }
 
     /// HTTP/2 only: bytes of the reply are there, but the client's window takes none.

@@ -170,14 +170,21 @@ impl AsyncWrite for Io {
                         me.flow.linger();
                     }
                 }
+                Closing::Drain(0) => return Poll::Pending,
                 Closing::Drain(left) => {
                     let mut scratch = [0; 8 * 1024];
                     let mut buf = ReadBuf::new(&mut scratch);
                     let result = ready!(each!(&mut me.stream, io => Pin::new(io).poll_read(cx, &mut buf)));
                     let n = buf.filled().len();
-                    *left = left.saturating_sub(n);
-                    if result.is_err() || n == 0 || *left == 0 {
+                    if result.is_err() || n == 0 {
                         me.closing = Closing::Done;
+                        continue;
+                    }
+                    *left = left.saturating_sub(n);
+                    if *left == 0 {
+                        // Enough was read. A close would still reset what the client sends on, and lose the answer; so the rest
+                        // is left to fill the client's window until the keeper ends the lingering.
+                        return Poll::Pending;
                     }
                 }
                 Closing::Done => return Poll::Ready(Ok(())),

@@ -145,27 +145,23 @@ impl Keeper {
     }
 
     fn look_at_writes(&mut self, now: Instant) -> Result<Option<Instant>, Verdict> {
-        match self.write.observe(&self.times.write, now, true, self.flow.bytes_out()) {
-            Ok(next) => Ok(next.map(|n| now + n)),
-            Err(_) => {
-                self.counters.add(Counter::WriteStalls);
-                Err(Verdict::Close)
-            }
-        }
+        let Ok(next) = self.write.observe(&self.times.write, now, true, self.flow.bytes_out()) else {
+            self.counters.add(Counter::WriteStalls);
+            return Err(Verdict::Close);
+        };
+        Ok(next.map(|n| now + n))
     }
 
     fn look_at_body(&mut self, now: Instant) -> Duration {
         let (waited, bytes) = (self.flow.body_waited(), self.flow.bytes_in());
-        match self.read.observe(&self.times.read, now, waited, bytes) {
-            Ok(next) => next.unwrap_or(TICK),
-            Err(_) => {
-                if !self.flow.body_timed_out() {
-                    self.counters.add(Counter::BodyStalls);
-                    self.flow.time_out_body();
-                }
-                TICK
-            }
+        if let Ok(next) = self.read.observe(&self.times.read, now, waited, bytes) {
+            return next.unwrap_or(TICK);
         }
+        if !self.flow.body_timed_out() {
+            self.counters.add(Counter::BodyStalls);
+            self.flow.time_out_body();
+        }
+        TICK
     }
 
     fn look_h2(&mut self) -> Result<Option<Instant>, Verdict> {

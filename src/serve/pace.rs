@@ -43,7 +43,13 @@ impl Pace {
 
     /// Looks at the peer: `blocked` says whether we wait for it now, `total` counts its bytes so far. Returns when to look
     /// again at the latest.
-    pub(super) fn observe(&mut self, limit: &PaceLimit, now: Instant, blocked: bool, total: u64) -> Result<Option<Duration>, Stall> {
+    pub(super) fn observe(
+        &mut self,
+        limit: &PaceLimit,
+        now: Instant,
+        blocked: bool,
+        total: u64,
+    ) -> Result<Option<Duration>, Stall> {
         let waited = match self.last {
             Some((at, true)) => now.saturating_duration_since(at),
             _ => Duration::ZERO,
@@ -57,7 +63,7 @@ impl Pace {
         if limit.idle.is_some_and(|idle| self.stalled >= idle) {
             return Err(Stall::Idle);
         }
-        let mut next = limit.idle.map(|idle| idle - self.stalled);
+        let mut next = limit.idle.map(|idle| idle.saturating_sub(self.stalled));
         if let Some(rate) = limit.rate {
             if self.window_time >= limit.window {
                 let least = u128::from(rate) * self.window_time.as_millis() / 1000;
@@ -67,7 +73,7 @@ impl Pace {
                 self.window_time = Duration::ZERO;
                 self.window_bytes = 0;
             }
-            let left = limit.window - self.window_time;
+            let left = limit.window.saturating_sub(self.window_time);
             next = Some(next.map_or(left, |n| n.min(left)));
         }
         Ok(if blocked { next } else { None })

@@ -1,4 +1,4 @@
-//! PROXY protocol, version 2 (binary), as HAProxy defines it. Version 1 is not spoken: its text can be mistaken for HTTP.
+//! PROXY protocol, version 2 (binary), as `HAProxy` defines it. Version 1 is not spoken: its text can be mistaken for HTTP.
 
 use std::{
     fmt,
@@ -43,7 +43,10 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
     let (source, len) = parse_head(head).map_err(ProxyHeaderError::Malformed)?;
     let mut block = vec![0; len];
     stream.read_exact(&mut block).await.map_err(ProxyHeaderError::Io)?;
-    source.parse(&block).ok_or(ProxyHeaderError::Malformed("the address block is too short"))
+    if source == Source::Own {
+        return Ok(None);
+    }
+    source.parse(&block).map(Some).ok_or(ProxyHeaderError::Malformed("the address block is too short"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,19 +76,14 @@ fn parse_head(head: [u8; 16]) -> Result<(Source, usize), &'static str> {
 }
 
 impl Source {
-    /// The outer `None`: too short. The extensions behind the addresses are left alone.
-    fn parse(self, block: &[u8]) -> Option<Option<SocketAddr>> {
-        Some(match self {
-            Self::Own => None,
-            Self::V4 => {
-                let (ip, port) = (block.first_chunk::<4>()?, block.get(8..12)?.first_chunk::<2>()?);
-                Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(*ip)), u16::from_be_bytes(*port)))
-            }
-            Self::V6 => {
-                let (ip, port) = (block.first_chunk::<16>()?, block.get(32..36)?.first_chunk::<2>()?);
-                Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(*ip)), u16::from_be_bytes(*port)))
-            }
-        })
+    /// The client in an address block; `None` if it is too short. The extensions behind the addresses are left alone.
+    fn parse(self, block: &[u8]) -> Option<SocketAddr> {
+        let (ip, port): (IpAddr, _) = match self {
+            Self::Own => return None,
+            Self::V4 => (Ipv4Addr::from(*block.first_chunk::<4>()?).into(), block.get(8..12)?),
+            Self::V6 => (Ipv6Addr::from(*block.first_chunk::<16>()?).into(), block.get(32..36)?),
+        };
+        Some(SocketAddr::new(ip, u16::from_be_bytes(*port.first_chunk::<2>()?)))
     }
 }
 
@@ -146,7 +144,9 @@ mod tests {
     #[test]
     fn trust() {
         let nets = ["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
-        for (peer, yes) in [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("11.0.0.1", false), ("2001:db8::9", true), ("::1", false)] {
+        for (peer, yes) in
+            [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("11.0.0.1", false), ("2001:db8::9", true), ("::1", false)]
+        {
             assert_eq!(is_trusted(&nets, peer.parse().unwrap()), yes, "{peer}");
         }
     }

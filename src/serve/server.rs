@@ -206,7 +206,8 @@ impl Builder {
     pub fn proxy_protocol<T: AsRef<str>>(mut self, trusted: impl IntoIterator<Item = T>) -> Result<Self, ConfigError> {
         let parse = |text: T| {
             let text = text.as_ref();
-            text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
+            text.parse()
+                .or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
                 .map_err(|_| ConfigError::new(text, "not a network in CIDR notation"))
         };
         self.trusted_balancers = Some(trusted.into_iter().map(parse).collect::<Result<_, _>>()?);

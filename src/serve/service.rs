@@ -93,6 +93,7 @@ where
 }
 
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts of a request that its response is finished by")]
 struct Facts {
     connect: bool,
     get: bool,

@@ -72,11 +72,11 @@ impl Streams {
                     }
                 }
                 let blocked = stream.flow.reply_blocked();
-                if stream.write.observe(write, now, blocked, stream.flow.bytes_out()).is_err() {
-                    if let Some(abort) = stream.abort.take() {
-                        reset += 1;
-                        abort.abort();
-                    }
+                if stream.write.observe(write, now, blocked, stream.flow.bytes_out()).is_err()
+                    && let Some(abort) = stream.abort.take()
+                {
+                    reset += 1;
+                    abort.abort();
                 }
             }
         });

@@ -57,9 +57,7 @@ impl TlsFiles {
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 let verifier = if *auth == ClientAuth::Optional { verifier.allow_unauthenticated() } else { verifier };
-                builder.with_client_cert_verifier(
-                    verifier.build().map_err(|e| ConfigError::new("tls.client_ca", e.to_string()))?,
-                )
+                builder.with_client_cert_verifier(verifier.build().map_err(|e| ConfigError::new("tls.client_ca", e.to_string()))?)
             }
         };
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|e| ConfigError::new("tls.key", e.to_string()))?;
@@ -79,9 +77,8 @@ impl fmt::Debug for TlsFiles {
 }
 
 fn certs(entry: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let certs: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|e| ConfigError::new(entry, e.to_string()))?;
+    let certs: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| ConfigError::new(entry, e.to_string()))?;
     if certs.is_empty() { Err(ConfigError::new(entry, "there is no certificate in it")) } else { Ok(certs) }
 }
 

@@ -224,6 +224,9 @@ impl fmt::Debug for Fixed {
 
 impl TargetExtractor for Fixed {
     fn extract(&self, request: &mut Parts, _: &TargetParser) -> Result<Target, TargetError> {
+        if request.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
+            return Err(TargetError::Scheme);
+        }
         let root = || PathAndQuery::from_static("/");
         let path = request.uri.path_and_query().cloned().unwrap_or_else(root);
         if !path.as_str().starts_with('/') {
@@ -284,6 +287,8 @@ mod tests {
             ),
             ("/proxy/https://example.com/proxy_token=s", "https://example.com/proxy_token=s"),
             ("/proxy/ws://example.com/a/../b", "ws://example.com/a/../b"),
+            ("/proxy/http://[::1]:8080/x|y?a[]={}", "http://[::1]:8080/x|y?a[]={}"),
+            ("/proxy/http://127.1:3101/mcp", "http://127.0.0.1:3101/mcp"),
         ] {
             assert_eq!(run(&x, get(uri)), Ok(format!("{want} Path")), "{uri}");
         }
@@ -347,6 +352,7 @@ mod tests {
     fn fixed_appends_and_stays_below_its_base() {
         let x = |base: &str| Fixed::new(Target::parse(base).unwrap()).unwrap();
         assert_eq!(run(&x("http://a.example/"), get("/x/../y?q")), Ok("http://a.example/x/../y?q Fixed".into()));
+        assert_eq!(run(&x("http://a.example/"), get("ftp://b.example/x")), Err(TargetError::Scheme));
         assert_eq!(run(&x("http://a.example/api/"), get("/x?q")), Ok("http://a.example/api/x?q Fixed".into()));
         assert_eq!(run(&x("http://a.example/api"), get("/x")), Ok("http://a.example/api/x Fixed".into()));
         for bad in ["/../x", "/%2e%2E/x", "/a/..", "/a/%2e./b", "/a%2f..", "/a\\..", "/./x"] {

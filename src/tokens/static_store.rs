@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    hint::black_box,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -23,6 +24,7 @@ pub struct StaticTokens {
 struct Table {
     by_digest: HashMap<TokenDigest, Arc<LiveToken>>,
     by_id: HashMap<Arc<str>, Arc<LiveToken>>,
+    all: Vec<Arc<LiveToken>>,
 }
 
 impl StaticTokens {
@@ -55,6 +57,7 @@ impl StaticTokens {
             for hash in token.record().hashes() {
                 next.by_digest.insert(*hash.digest(), Arc::clone(&token));
             }
+            next.all.push(Arc::clone(&token));
             next.by_id.insert(id, token);
         }
         let next = Arc::new(next);
@@ -110,7 +113,18 @@ fn check(records: &[TokenRecord]) -> Result<(), ConfigError> {
 
 impl TokenStore for StaticTokens {
     fn lookup(&self, digest: &TokenDigest) -> Lookup<Arc<LiveToken>> {
-        Lookup::Ready(Ok(self.table.load().by_digest.get(digest).cloned()))
+        let table = self.table.load();
+        let found = table.by_digest.get(digest).cloned();
+        if found.is_none() {
+            // The same work as for a digest that is there, on a token that the digest itself picks: also the memory that is
+            // touched is then as cold, and the time says nothing.
+            let [a, b, c, d, ..] = *digest.as_bytes();
+            let pick = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or_default().checked_rem(table.all.len());
+            let dummy = pick.and_then(|i| table.all.get(i)).cloned();
+            let fits = dummy.as_ref().is_some_and(|t| t.record().hashes().iter().any(|h| h.digest() == digest));
+            black_box((dummy, fits));
+        }
+        Lookup::Ready(Ok(found))
     }
 
     fn hasher(&self) -> &TokenHasher {

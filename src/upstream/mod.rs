@@ -21,6 +21,7 @@ mod response;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri};
+use http_body::Body as _;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
@@ -216,6 +217,14 @@ impl Inner {
     async fn send_h1(&self, mut conn: Box<H1>, mut request: Request<Body>, key: &Key) -> Result<Response<UpstreamBody>, Failed> {
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
+        // hyper drops the body of a GET or HEAD whose length it does not know, unless the framing is spelled out.
+        if matches!(*request.method(), Method::GET | Method::HEAD)
+            && !request.body().is_end_stream()
+            && request.body().size_hint().exact().is_none()
+            && !request.headers().contains_key(header::CONTENT_LENGTH)
+        {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let response = conn.exchange(request, &self.head).await?;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it (RFC 9110 §15.2.2); the connection is lost with it.

@@ -49,6 +49,17 @@ async fn trailers_and_duplicates_carry_no_token_either() {
     assert!(house.seen.text().contains("hello"));
     house.audited("/upload").await;
     house.assert_unseen(&[&good]);
+
+    // The same with a field of the operator's choice.
+    let mut plan = Plan::new([record("ci", &good)]);
+    plan.sources = vec![TokenSource::header("x-gate-key").unwrap()];
+    let house = plan.build().await;
+    let fields = format!("X-Gate-Key: {good}\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: X-Gate-Key, X-Other\r\n");
+    let body = format!("5\r\nhello\r\n0\r\nX-Gate-Key: {good}\r\nX-Other: 1\r\n\r\n");
+    assert_eq!(house.post("/upload", &fields, &body).await.status, 200);
+    assert!(house.seen.text().to_lowercase().contains("x-other: 1"), "other trailers pass: {}", house.seen.text());
+    house.audited("/upload").await;
+    house.assert_unseen(&[&good]);
 }
 
 #[tokio::test]

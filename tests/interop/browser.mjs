@@ -227,7 +227,7 @@ await check('EventSource with the token in the query: events arrive, the upstrea
   const seen = requests.findLast((request) => request.url.startsWith('/events'));
   assert.equal(seen.url, '/events?a=b');
 });
-const carrier = `base64url.bearer.authorization.k8s.io.${Buffer.from(TOKEN).toString('base64url')}`;
+const carrier = `base64url.bearer.authorization.portcullis.${Buffer.from(TOKEN).toString('base64url')}`;
 await check('WebSocket with the token as a subprotocol beside a real one', async () => {
   const got = await mine.evaluate(([url, protocols]) => globalThis.talk(url, protocols, 'hello'), [`ws://127.0.0.1:${server.port}/proxy/${far}/echo`, [carrier, 'echo.v2']]);
   assert.deepEqual(got, { protocol: 'echo.v2', heard: 'hello' });

@@ -210,7 +210,8 @@ def broken(number):
     # A length beside a coding may be ignored; then the connection ends with the answer, and what follows is never read.
     if not ("Content-Length" in raw and te in raw):
         refused[number] = raw
-    return raw + HIDDEN
+    # A second Host is refused too, but it leaves no doubt where the request ends: the next one may be served.
+    return raw if "Host: other" in raw else raw + HIDDEN
 
 
 def mutated(number):
@@ -218,7 +219,7 @@ def mutated(number):
     raw, _ = request(number, rng.random() < 0.5)
     raw = raw.replace("/hidden", "/inner!").replace(f"/r-{number}", f"/m-{number}")
     data = list(raw)
-    start = raw.index(" ")  # the method stays: node's parser knows a fixed list of them
+    start = raw.index(" ") + 1  # the method stays: node's parser knows a fixed list of them
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(start, len(data))
         what = rng.random()
@@ -251,7 +252,7 @@ def connection(first):
     return raw, must, n, True
 
 
-expected, answered, wrong_order, too_many = {}, 0, [], []
+expected, answered, wrong_order, smuggled = {}, 0, [], []
 
 
 async def client(work):
@@ -299,6 +300,8 @@ async def client(work):
             pass
         finally:
             writer.close()
+        if b"x-for: /hidden" in got:
+            smuggled.append(raw[-330:])
         order = [int(t) for t in re.findall(rb"x-for: (?:http://[^/]*)?/r-(\d+)", bytes(got))]
         if order != sorted(order) or len(order) != len(set(order)):
             wrong_order.append(order)
@@ -401,13 +404,7 @@ for reader in own:
         if name:
             digits = "".join(itertools.takewhile(str.isdigit, name))
             arrived.setdefault(int(digits), []).append(one)
-if hidden and os.environ.get("INTEROP_DEBUG"):
-    for record, reader in zip(records, own, strict=True):
-        for at, one in enumerate(reader.found):
-            if one in hidden:
-                before = reader.found[at - 2]["end"] if at > 1 else 0
-                print("     ", bytes(record[before : one["end"]])[:1500])
-verdict("no request hidden in a body or behind a broken request arrived", not hidden, hidden[:3])
+verdict("no request hidden in a body or behind a broken request arrived", not hidden, f"{len(hidden)} arrived, by {smuggled[:3]}")
 accepted = [refused[int(m[1])] for r in own for one in r.found if (m := re.search(r"/bad-(\d+)", one["target"])) and int(m[1]) in refused]
 verdict(f"none of {len(refused)} broken requests arrived", not accepted, f"{len(accepted)}: {accepted[:3]}")
 twice = {n: v for n, v in arrived.items() if len(v) > 1}

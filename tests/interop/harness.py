@@ -34,7 +34,7 @@ def passed(name):
 def failed(name, why):
     global _failed
     _failed += 1
-    print(f"FAIL {name}: {' '.join(str(why).split())[:500]}", flush=True)
+    print(f"FAIL {name}: {' '.join(str(why).split())[:1200]}", flush=True)
 
 
 def verdict(name, good, why=""):
@@ -162,6 +162,7 @@ response_body = "off"
 [rate_limit]
 per_client = "off"
 per_token = "off"
+probes = "off"
 [audit]
 path = "-"
 '''

@@ -178,6 +178,7 @@ response_body = "off"
 [rate_limit]
 per_client = "off"
 per_token = "off"
+probes = "off"
 [audit]
 path = "-"
 ${extra}`;

@@ -188,7 +188,8 @@ case("a control character in the target", req("GET {p}\x01 HTTP/1.1"), NO, False
 case("DEL in the target", req("GET {p}\x7f HTTP/1.1"), NO, False)
 case("a target without a slash", req("GET case HTTP/1.1"), NO, False)
 case("an empty target", req("GET  HTTP/1.1"), NO, False)
-case("a fragment in the target", req("GET {p}#part HTTP/1.1"), NO, False)
+# hyper drops it while it reads the request line; what matters is that it does not travel.
+case("a fragment in the target", req("GET {p}#part HTTP/1.1"), EITHER, None, target_is("{p}"))
 case("* with GET", req("GET * HTTP/1.1"), NO, False)
 case("OPTIONS * is answered here", req("OPTIONS * HTTP/1.1"), {200, 204, 400, 405}, False)
 case("CONNECT is not this server's", "CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: 127.0.0.1:9\r\n\r\n", NO, False)
@@ -266,6 +267,8 @@ case("Chunked in capitals", post(["Transfer-Encoding: CHUNKED"], WHOLE), EITHER,
 case("coding and length together", post([CHUNKED, "Content-Length: 5"], WHOLE), EITHER, None, both(body_is(b"hello"), lambda e, _p: not {"content-length", "transfer-encoding"} <= {n for n, _ in e["fields"]} or "both arrived"))
 case("length and coding together", post(["Content-Length: 5", CHUNKED], WHOLE), EITHER, None, body_is(b"hello"))
 case("length and coding, and a request hidden behind", post(["Content-Length: 6", CHUNKED], "0\r\n\r\n" + req("GET /smuggled HTTP/1.1")), EITHER, None, None, 1)
+case("coding and length, and a request hidden behind", post([CHUNKED, "Content-Length: 6"], "0\r\n\r\n" + req("GET /smuggled HTTP/1.1")), EITHER, None, None, 1)
+case("coding and length of its whole, and a request hidden behind", post([CHUNKED, "Content-Length: 5"], WHOLE + req("GET /smuggled HTTP/1.1")), EITHER, None, None, 1)
 case("coding twice in a list", post(["Transfer-Encoding: chunked, chunked"], WHOLE), {400, 501, None}, False)
 case("coding on two lines", post([CHUNKED, CHUNKED], WHOLE), {400, 501, None}, False)
 for name, value in [("identity", "identity"), ("unknown", "xchunked"), ("not last", "chunked, gzip"), ("an empty one", ""), ("a comma", ",chunked,x"),
@@ -288,6 +291,13 @@ for name, body, result in [
     ("a body that looks like a request", "1c\r\nGET /smuggled HTTP/1.1\r\nA: b\r\n0\r\n\r\n", b"GET /smuggled HTTP/1.1\r\nA: b"),
 ]:
     case(f"chunks: {name}", post([CHUNKED], body), OK, True, body_is(result))
+# hyper's reader takes these; the body is framed anew towards the origin, so nothing of it can travel.
+for name, body in [
+    ("a blank after the size", "5 \r\nhello\r\n0\r\n\r\n"),
+    ("an extension without a name", "5;\r\nhello\r\n0\r\n\r\n"),
+    ("an extension that is no token", "5;a[b\r\nhello\r\n0\r\n\r\n"),
+]:
+    case(f"chunks: {name}", post([CHUNKED], body), EITHER, None, body_is(b"hello"))
 for name, body in [
     ("0x before the size", "0x5\r\nhello\r\n0\r\n\r\n"),
     ("a sign before the size", "+5\r\nhello\r\n0\r\n\r\n"),
@@ -306,9 +316,6 @@ for name, body in [
     ("LF in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n"),
     ("CR in an extension", "5;a\rb\r\nhello\r\n0\r\n\r\n"),
     ("an extension of 40 KB", "5;a=" + "b" * 40_000 + "\r\nhello\r\n0\r\n\r\n"),
-    ("a blank after the size", "5 \r\nhello\r\n0\r\n\r\n"),
-    ("an extension without a name", "5;\r\nhello\r\n0\r\n\r\n"),
-    ("an extension that is no token", "5;a[b\r\nhello\r\n0\r\n\r\n"),
     ("a comma for a semicolon", "5,a\r\nhello\r\n0\r\n\r\n"),
     ("a trailer without a colon", "5\r\nhello\r\n0\r\nX-Sum\r\n\r\n"),
     ("a trailer with a blank before the colon", "5\r\nhello\r\n0\r\nX-Sum : 1\r\n\r\n"),

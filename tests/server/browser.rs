@@ -65,7 +65,13 @@ async fn origins_are_exact_and_answers_are_exposed() {
     for name in ["mcp-session-id", "www-authenticate", "retry-after", "ratelimit", "ratelimit-policy"] {
         assert!(exposed.contains(name), "{exposed}");
     }
-    for origin in ["https://evil.example", "http://app.example.com", "https://app.example.com.evil.example", "null", "https://app.example.com:444"] {
+    for origin in [
+        "https://evil.example",
+        "http://app.example.com",
+        "https://app.example.com.evil.example",
+        "null",
+        "https://app.example.com:444",
+    ] {
         let answer = send(&proxy, proxy.request("GET", &path).header("origin", origin)).await;
         assert_eq!(answer.status, 403, "{origin}");
         assert_eq!(answer.header("access-control-allow-origin"), None);

@@ -41,7 +41,8 @@ async fn without_a_token_one_is_made_and_printed_once() {
     let token = token.trim_matches('\'').to_owned();
     let refused = proxy.get("/proxy/http://127.0.0.1:1/").await;
     assert_eq!(refused.status, 401);
-    let request = http::Request::get("/proxy/http://127.0.0.1:1/").header("host", proxy.addr.to_string()).header("x-proxy-token", &token);
+    let request =
+        http::Request::get("/proxy/http://127.0.0.1:1/").header("host", proxy.addr.to_string()).header("x-proxy-token", &token);
     assert_eq!(proxy.send(request.body(http_body_util::Full::default()).unwrap()).await.status(), 403);
     assert!(proxy.stdout.lock().unwrap().is_empty());
 }
@@ -52,7 +53,9 @@ async fn the_environment_adds_a_token_and_sets_the_address() {
     let env = "an-environment-token-of-forty-characters";
     let proxy = Proxy::start_with(&config, &[], &[("PROXY_TOKEN", env)]).await;
     for token in [env, crate::support::TOKEN] {
-        let request = http::Request::get("/proxy/http://127.0.0.1:1/").header("host", proxy.addr.to_string()).header("x-proxy-token", token);
+        let request = http::Request::get("/proxy/http://127.0.0.1:1/")
+            .header("host", proxy.addr.to_string())
+            .header("x-proxy-token", token);
         assert_eq!(proxy.send(request.body(http_body_util::Full::default()).unwrap()).await.status(), 403);
     }
     timeout(Duration::from_secs(5), async {

@@ -12,7 +12,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::{io::AsyncReadExt as _, net::{TcpListener, TcpStream}, sync::mpsc, time::{Instant, timeout}};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use crate::support::{Answer, Body, Proxy, TOKEN, Upstream, full, usual};
 
@@ -24,7 +29,13 @@ async fn mirror() -> Upstream {
         let body = body.collect().await.unwrap().to_bytes();
         let doc = json!({"method": parts.method.as_str(), "uri": parts.uri.to_string(), "headers": headers, "body": body.len()});
         let mut response = Response::new(full(doc.to_string()));
-        for (name, value) in [("content-type", "text/html"), ("set-cookie", "a=b"), ("alt-svc", "h3"), ("x-own", "kept"), ("access-control-allow-origin", "*")] {
+        for (name, value) in [
+            ("content-type", "text/html"),
+            ("set-cookie", "a=b"),
+            ("alt-svc", "h3"),
+            ("x-own", "kept"),
+            ("access-control-allow-origin", "*"),
+        ] {
             response.headers_mut().insert(name, value.parse().unwrap());
         }
         response
@@ -99,7 +110,8 @@ async fn channel_upstream(content_type: &'static str) -> (Upstream, mpsc::Sender
 async fn events_arrive_one_by_one() {
     let (upstream, sender, _) = channel_upstream("text/event-stream").await;
     let proxy = Proxy::start(&usual(&[upstream.addr])).await;
-    let response = proxy.send(proxy.request("POST", &format!("/proxy/{}", upstream.url("/"))).body(Full::default()).unwrap()).await;
+    let response =
+        proxy.send(proxy.request("POST", &format!("/proxy/{}", upstream.url("/"))).body(Full::default()).unwrap()).await;
     assert_eq!(response.headers()["x-accel-buffering"], "no");
     let mut body = response.into_body();
     for i in 0..3 {
@@ -144,7 +156,11 @@ async fn a_client_that_leaves_is_seen_by_the_target_within_50_ms() {
             let stream = TcpStream::connect(proxy.addr).await.unwrap();
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
             let connection = tokio::spawn(connection);
-            let request = proxy.request("POST", &path).header("x-target-url", format!("http://{target}/")).body(Full::<Bytes>::from("{}")).unwrap();
+            let request = proxy
+                .request("POST", &path)
+                .header("x-target-url", format!("http://{target}/"))
+                .body(Full::<Bytes>::from("{}"))
+                .unwrap();
             let answered = tokio::spawn(async move { sender.send_request(request).await });
             timeout(Duration::from_secs(5), asked.recv()).await.expect("never asked").unwrap();
             if !answer.is_empty() {
@@ -190,6 +206,7 @@ async fn limits_of_the_file_hold() {
     }
     assert_eq!(statuses.last(), Some(&429));
     assert!(statuses.contains(&200));
-    let request = Request::get("/").header("host", proxy.addr.to_string()).header("x-proxy-token", TOKEN).body(Full::default()).unwrap();
+    let request =
+        Request::get("/").header("host", proxy.addr.to_string()).header("x-proxy-token", TOKEN).body(Full::default()).unwrap();
     assert_eq!(proxy.send(request).await.status(), 200);
 }

@@ -1,10 +1,25 @@
 //! The bundled server as a program: spawned, configured by a file, asked over real sockets.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::pedantic,
+    reason = "a test that panics has failed"
+)]
 
 mod browser;
 mod config;
 mod demo;
+// The example's own tests of its values run with these.
+#[allow(dead_code, unused_imports)]
+#[path = "../../examples/mcp_proxy/config/mod.rs"]
+mod example_config;
 mod forwarding;
 mod mcp;
+mod operations;
 mod refusals;
 mod support;
 mod websocket;

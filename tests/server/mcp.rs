@@ -159,14 +159,14 @@ async fn the_official_client_reaches_the_official_server() {
     let (proxy, target) = demo().await;
     let token = (HeaderName::from_static("x-proxy-token"), HeaderValue::from_static(TOKEN));
     let header = (HeaderName::from_static("x-target-url"), HeaderValue::from_str(&target).unwrap());
-    for (uri, fields) in [
-        (proxy.url(&format!("/proxy/{target}")), vec![token.clone()]),
-        (proxy.url("/forward"), vec![token.clone(), header]),
-    ] {
+    for (uri, fields) in
+        [(proxy.url(&format!("/proxy/{target}")), vec![token.clone()]), (proxy.url("/forward"), vec![token.clone(), header])]
+    {
         let client = Client { proxy: proxy.addr, fields };
         let config = StreamableHttpClientTransportConfig::with_uri(uri.clone());
         let transport = StreamableHttpClientTransport::with_client(client, config);
-        let session = timeout(Duration::from_secs(10), ClientConfig::default().serve(transport)).await.expect("no handshake").unwrap();
+        let session =
+            timeout(Duration::from_secs(10), ClientConfig::default().serve(transport)).await.expect("no handshake").unwrap();
         let tools = session.list_all_tools().await.unwrap();
         let mut names: Vec<_> = tools.iter().map(|t| t.name.to_string()).collect();
         names.sort();
@@ -211,7 +211,10 @@ async fn the_envelope_speaks_to_the_official_server() {
     assert_eq!(ask(json!({"method": "tools/list", "id": 1})).await.json()["result"]["tools"].as_array().unwrap().len(), 3);
     // The revision without sessions.
     let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientInfo": {"name": "me", "version": "1"}, "io.modelcontextprotocol/clientCapabilities": {}});
-    let doc = ask(json!({"method": "tools/call", "params": {"name": "echo", "arguments": {"message": "new"}, "_meta": meta}, "id": 2})).await.json();
+    let doc =
+        ask(json!({"method": "tools/call", "params": {"name": "echo", "arguments": {"message": "new"}, "_meta": meta}, "id": 2}))
+            .await
+            .json();
     assert_eq!(doc["result"]["content"][0]["text"], "new", "{doc}");
 }
 
@@ -271,7 +274,10 @@ async fn a_foreign_endpoint_breaks_the_stream_and_a_compressed_one_is_502() {
     let proxy = Proxy::start(&usual(&[upstream.addr])).await;
     let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
     let target = upstream.url("/sse");
-    let head = format!("GET /proxy/{target} HTTP/1.1\r\nHost: {}\r\nX-Proxy-Token: {TOKEN}\r\nAccept: text/event-stream\r\n\r\n", proxy.addr);
+    let head = format!(
+        "GET /proxy/{target} HTTP/1.1\r\nHost: {}\r\nX-Proxy-Token: {TOKEN}\r\nAccept: text/event-stream\r\n\r\n",
+        proxy.addr
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut seen = Vec::new();
     // The connection breaks; it does not end as a complete answer would, and the event is not in it.
@@ -285,7 +291,8 @@ async fn a_foreign_endpoint_breaks_the_stream_and_a_compressed_one_is_502() {
 
 #[tokio::test]
 async fn redirects_are_relayed_and_lead_back_through_the_proxy() {
-    let upstream = Upstream::start(async |_| Response::builder().status(307).header("location", "/next?x").body(full("")).unwrap()).await;
+    let upstream =
+        Upstream::start(async |_| Response::builder().status(307).header("location", "/next?x").body(full("")).unwrap()).await;
     let proxy = Proxy::start(&format!("public_url = \"https://p.example/base\"\n{}", usual(&[upstream.addr]))).await;
     let answer = proxy.get(&format!("/proxy/{}", upstream.url("/a"))).await;
     let want = format!("https://p.example/base/proxy/{}", upstream.url("/next?x"));
@@ -301,7 +308,10 @@ async fn refusals_of_json_posts_are_json_rpc_errors() {
     let answer = proxy.post_json("/proxy/http://127.1:1/mcp", &message).await;
     assert_eq!((answer.status, answer.header("content-type")), (403, Some("application/json")));
     let doc = answer.json();
-    assert_eq!((&doc["error"]["code"], &doc["id"], &doc["error"]["data"]["status"]), (&json!(-32004), &json!("seven"), &json!(403)));
+    assert_eq!(
+        (&doc["error"]["code"], &doc["id"], &doc["error"]["data"]["status"]),
+        (&json!(-32004), &json!("seven"), &json!(403))
+    );
     let answer = proxy.get("/proxy/http://127.1:1/mcp").await;
     assert_eq!((answer.status, answer.header("content-type")), (403, Some("application/problem+json")));
 }
@@ -333,7 +343,7 @@ async fn tools_of_a_token_hold_for_every_route() {
         let target = upstream.1.clone();
         let addr: SocketAddr = target.strip_prefix("http://").unwrap().split('/').next().unwrap().parse().unwrap();
         let config = usual(&[addr]).replace("rate = \"off\"\n", "rate = \"off\"\ntools = [\"echo\"]\n");
-        (( Proxy::start(&config).await, upstream.0), target)
+        ((Proxy::start(&config).await, upstream.0), target)
     };
     let (proxy, _demo) = proxy;
     let call = |tool: &str, arguments: Value| json!({"jsonrpc": "2.0", "id": 1, "mcp_server_url": target, "method": "tools/call", "params": {"name": tool, "arguments": arguments}});

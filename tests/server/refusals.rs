@@ -66,12 +66,24 @@ async fn every_way_to_name_loopback_is_the_same_403() {
     let port = upstream.addr.port();
     let mut answers = Vec::new();
     for host in [
-        "127.1", "2130706433", "[::ffff:127.0.0.1]", "127.0.0.1", "0x7f.1", "localhost", "loop.example.com", "mixed.example.com",
-        "mixed2.example.com", "nothing.example.com", "10.0.0.1", "169.254.169.254", "printer.local",
+        "127.1",
+        "2130706433",
+        "[::ffff:127.0.0.1]",
+        "127.0.0.1",
+        "0x7f.1",
+        "localhost",
+        "loop.example.com",
+        "mixed.example.com",
+        "mixed2.example.com",
+        "nothing.example.com",
+        "10.0.0.1",
+        "169.254.169.254",
+        "printer.local",
     ] {
         let url = format!("http://{host}:{port}/");
         let by_path = proxy.get(&format!("/proxy/{url}")).await;
-        let by_header = proxy.send(proxy.request("GET", "/forward").header("x-target-url", &url).body(Full::default()).unwrap()).await;
+        let by_header =
+            proxy.send(proxy.request("GET", "/forward").header("x-target-url", &url).body(Full::default()).unwrap()).await;
         let by_header = crate::support::Answer::read(by_header).await;
         let envelope = json!({"mcp_server_url": url, "jsonrpc": "2.0", "id": "x", "method": "tools/list"});
         let by_envelope = proxy.post_json("/proxy", &envelope).await;
@@ -167,7 +179,10 @@ async fn a_token_never_reaches_an_upstream() {
     };
     let key = "dGhlIHNhbXBsZSBub25jZQ==";
     let upgrade = |r: http::request::Builder| {
-        r.header("connection", "upgrade").header("upgrade", "websocket").header("sec-websocket-version", "13").header("sec-websocket-key", key)
+        r.header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", key)
     };
     let encoded = target.replace("://", "%3A%2F%2F").replace('?', "%3F").replace('=', "%3D");
     let mut statuses = vec![
@@ -175,7 +190,8 @@ async fn a_token_never_reaches_an_upstream() {
         send(Request::get(format!("/proxy/{target}&proxy_token={TOKEN}")).header("accept", "text/event-stream"), "").await,
         send(Request::get("/forward").header("x-target-url", &target).header("x-proxy-token", TOKEN), "").await,
         send(upgrade(Request::get(format!("/proxy/{target}&proxy_token={TOKEN}"))), "").await,
-        send(upgrade(Request::get(format!("/ws?proxy_token={TOKEN}&mcp_server_url={encoded}&mcp_token=for-the-target"))), "").await,
+        send(upgrade(Request::get(format!("/ws?proxy_token={TOKEN}&mcp_server_url={encoded}&mcp_token=for-the-target"))), "")
+            .await,
     ];
     statuses.sort_unstable();
     // The upstream answers upgrades with 200, which is relayed.
@@ -202,7 +218,13 @@ async fn plain_routes() {
     assert_eq!(root.json()["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(plain("/health").await.json(), json!({"status": "healthy"}));
     assert_eq!(plain("/ready").await.status, 200);
-    for path in ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp", "/register", "/nothing", "/metrics"] {
+    for path in [
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-authorization-server/mcp",
+        "/register",
+        "/nothing",
+        "/metrics",
+    ] {
         assert_eq!(plain(path).await.status, 404, "{path}");
     }
     assert_eq!(proxy.post_json("/register", &json!({})).await.status, 404);

@@ -169,7 +169,8 @@ impl Proxy {
 }
 
 fn listening(stderr: &str) -> Option<SocketAddr> {
-    let line = stderr.lines().find_map(|l| l.split_once("listening on http://"))?.1;
+    let line = stderr.lines().find_map(|l| l.split_once("listening on http"))?.1;
+    let line = line.split_once("://")?.1;
     line.split_whitespace().next()?.trim_end_matches('/').parse().ok()
 }
 

@@ -1,9 +1,17 @@
 //! WebSockets by every route.
 
-use std::{net::SocketAddr, sync::atomic::{AtomicUsize, Ordering}, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::{net::{TcpListener, TcpStream}, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{
@@ -42,7 +50,9 @@ async fn echo() -> (SocketAddr, Arc<AtomicUsize>, tokio::sync::mpsc::Receiver<Op
                     Ok(response)
                 };
                 let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-                let Ok(mut socket) = tokio_tungstenite::accept_hdr_async_with_config(stream, accept, Some(config)).await else { return };
+                let Ok(mut socket) = tokio_tungstenite::accept_hdr_async_with_config(stream, accept, Some(config)).await else {
+                    return;
+                };
                 while let Some(message) = socket.next().await {
                     match message {
                         Ok(Message::Text(text)) if text.as_str() == "bye" => {
@@ -64,7 +74,11 @@ async fn echo() -> (SocketAddr, Arc<AtomicUsize>, tokio::sync::mpsc::Receiver<Op
     (addr, count, closed_rx)
 }
 
-async fn connect(proxy: &Proxy, path: &str, token: bool) -> Result<(Socket, tungstenite::handshake::client::Response), tungstenite::Error> {
+async fn connect(
+    proxy: &Proxy,
+    path: &str,
+    token: bool,
+) -> Result<(Socket, tungstenite::handshake::client::Response), tungstenite::Error> {
     let mut request = format!("ws://{}{path}", proxy.addr).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "other, chat".parse().unwrap());
     if token {
@@ -98,7 +112,9 @@ async fn messages_of_every_kind_cross_both_ways() {
         // The target closes.
         socket.send(Message::text("bye")).await.unwrap();
         let close = timeout(Duration::from_secs(5), socket.next()).await.unwrap().unwrap().unwrap();
-        assert!(matches!(close, Message::Close(Some(frame)) if u16::from(frame.code) == 4321 && frame.reason.as_str() == "so long"));
+        assert!(
+            matches!(close, Message::Close(Some(frame)) if u16::from(frame.code) == 4321 && frame.reason.as_str() == "so long")
+        );
         drop(socket);
         while closed.try_recv().is_ok() {}
         // The client closes.
@@ -143,4 +159,20 @@ async fn authentication_and_guard_run_before_101() {
         }
     }
     assert_eq!(connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_ends_the_tunnel() {
+    let (target, _, _closed) = echo().await;
+    let proxy = Proxy::start(&format!("{}[limits]\nwebsocket_message = \"1KiB\"\n", usual(&[target]))).await;
+    let (mut socket, _) = connect(&proxy, &format!("/proxy/ws://{target}/"), true).await.unwrap();
+    socket.send(Message::text("small")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("small"));
+    socket.send(Message::binary(vec![0; 5000])).await.unwrap();
+    let end = timeout(Duration::from_secs(5), socket.next()).await.expect("the tunnel goes on");
+    match end {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1009),
+        Some(Ok(other)) => panic!("{other:?}"),
+        None | Some(Err(_)) => {}
+    }
 }

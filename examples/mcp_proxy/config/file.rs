@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Count, Invalid, Moment, OrOff, Rate, Size, Span, egress_config::{DnsSection, EgressSection}};
+use super::{
+    Count, Invalid, Moment, OrOff, Rate, Size, Span,
+    egress_config::{DnsSection, EgressSection},
+};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -16,6 +19,7 @@ pub struct File {
     pub allowed_origins: Vec<String>,
     pub allow_plain_tokens: bool,
     pub drain: Option<OrOff<Span>>,
+    pub expose_errors: bool,
     pub clients: Clients,
     pub tls: Option<Tls>,
     pub token: Vec<Token>,
@@ -31,7 +35,9 @@ impl File {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let file: Self = toml::from_str(text).map_err(|e| Invalid::new(e.to_string().trim_end().to_owned()))?;
         for (i, token) in file.token.iter().enumerate() {
-            token.check().map_err(|e| Invalid::new(format!("[[token]] number {} (`{}`): {e}", i + 1, token.id.escape_debug())))?;
+            token
+                .check()
+                .map_err(|e| Invalid::new(format!("[[token]] number {} (`{}`): {e}", i + 1, token.id.escape_debug())))?;
         }
         Ok(file)
     }
@@ -52,7 +58,20 @@ pub struct Tls {
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
     #[serde(default)]
+    pub client_auth: ClientAuth,
+    #[serde(default)]
     pub client: Vec<TlsClient>,
+}
+
+/// What a client certificate is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// It does instead of a token.
+    #[default]
+    OrToken,
+    /// It is needed as well as a token.
+    AndToken,
 }
 
 /// Which client certificate is which principal.
@@ -133,7 +152,17 @@ pub struct Limits {
     pub stream_idle_timeout: OrOff<Span>,
     pub total_timeout: OrOff<Span>,
     pub keep_alive: OrOff<Span>,
+    pub tunnel_lifetime: OrOff<Span>,
+    pub websocket_message: OrOff<Size>,
+    pub websocket_frames: OrOff<Rate>,
+    pub websocket_bytes: OrOff<Size>,
+    pub request_head_timeout: Option<Span>,
+    pub request_body_timeout: Option<OrOff<Span>>,
+    pub response_write_timeout: Option<OrOff<Span>>,
+    pub min_rate: Option<OrOff<Size>>,
+    pub connection_idle_timeout: Option<Span>,
     pub connections: Option<usize>,
+    pub http2_streams: Option<u32>,
     pub in_flight: Count,
     pub per_token: Count,
     pub sessions: Option<usize>,
@@ -154,7 +183,17 @@ impl Default for Limits {
             stream_idle_timeout: OrOff::Is(Span(Duration::from_secs(3600))),
             total_timeout: OrOff::Off,
             keep_alive: OrOff::Off,
+            tunnel_lifetime: OrOff::Off,
+            websocket_message: OrOff::Off,
+            websocket_frames: OrOff::Off,
+            websocket_bytes: OrOff::Off,
+            request_head_timeout: None,
+            request_body_timeout: None,
+            response_write_timeout: None,
+            min_rate: None,
+            connection_idle_timeout: None,
             connections: None,
+            http2_streams: None,
             in_flight: Count(Some(4096)),
             per_token: Count(Some(256)),
             sessions: None,
@@ -170,6 +209,7 @@ pub struct RateLimits {
     pub probes: OrOff<Rate>,
     pub redis: Option<String>,
     pub on_redis_failure: OnRedisFailure,
+    pub replicas: u64,
 }
 
 impl Default for RateLimits {
@@ -181,6 +221,7 @@ impl Default for RateLimits {
             probes: per_minute(60),
             redis: None,
             on_redis_failure: OnRedisFailure::default(),
+            replicas: 1,
         }
     }
 }
@@ -191,7 +232,7 @@ impl Default for RateLimits {
 pub enum OnRedisFailure {
     Refuse,
     Admit,
-    /// The memory store with the whole quota.
+    /// Each server grants its share of the quota by itself.
     #[default]
     Local,
 }
@@ -230,7 +271,14 @@ mod tests {
         let on: String = text
             .lines()
             .map(|l| match l.strip_prefix('#') {
-                Some(rest) if rest.starts_with('[') || rest.split_once(" = ").is_some_and(|(k, _)| k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())) => format!("{rest}\n"),
+                Some(rest)
+                    if rest.starts_with('[')
+                        || rest.split_once(" = ").is_some_and(|(k, _)| {
+                            k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+                        }) =>
+                {
+                    format!("{rest}\n")
+                }
                 _ => format!("{l}\n"),
             })
             .collect();

@@ -120,8 +120,7 @@ where
         id: Option<u64>,
         manner: &Manner<'_>,
     ) -> Result<Request<EnvelopeBody>, Box<Rejection>> {
-        let malformed =
-            |what: &'static str| Box::new(Rejection::new(RejectionKind::MalformedRequest).with_public_detail(what));
+        let malformed = |what: &'static str| Box::new(Rejection::new(RejectionKind::MalformedRequest).with_public_detail(what));
         let mut params = params.cloned();
         if let Manner::Stateless(version) = manner {
             add_meta(&mut params, version);

@@ -100,7 +100,9 @@ impl Sessions {
             }
             return Arc::clone(&entry.slot);
         }
-        if inner.slots.len() >= self.capacity && let Some((_, oldest)) = inner.by_use.pop_first() {
+        if inner.slots.len() >= self.capacity
+            && let Some((_, oldest)) = inner.by_use.pop_first()
+        {
             inner.slots.remove(&oldest);
         }
         let slot = Slot::default();
