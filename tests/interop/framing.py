@@ -337,9 +337,27 @@ def by_h11(data):
             conn.receive_data(left)
 
 
-def by_node():
+def by_node(readers):
+    """node's parser knows a fixed list of methods; a request with another (a changed byte can make one) is cut out for it."""
+    known = set(json.loads(subprocess.run([NODE, "-p", "JSON.stringify(require('http').METHODS)"], capture_output=True, check=True).stdout))
+    pieces = []  # (record, offset, bytes)
+    for index, reader in enumerate(readers):
+        at = begin = 0
+        for one in reader.found:
+            if one["method"] not in known:
+                pieces.append((index, begin, records[index][begin:at]))
+                begin = one["end"]
+            at = one["end"]
+        pieces.append((index, begin, records[index][begin:]))
+    results = [[one for one in reader.found if one["method"] not in known] for reader in readers]
+    for (index, offset, _), found in zip(pieces, run_node([p for _, _, p in pieces]), strict=True):
+        results[index] += [{**one, "end": one["end"] + offset} if "end" in one else one for one in found]
+    return [sorted(found, key=lambda one: one.get("end", len(records[i]) + 1)) for i, found in enumerate(results)]
+
+
+def run_node(pieces):
     with tempfile.NamedTemporaryFile(suffix=".json") as f:
-        f.write(json.dumps([bytes(r).decode("latin1") for r in records]).encode())
+        f.write(json.dumps([bytes(r).decode("latin1") for r in pieces]).encode())
         f.flush()
         out = subprocess.run([NODE, "--no-deprecation", str(HERE / "framing-node.mjs"), f.name], capture_output=True, timeout=100, check=False)
     if out.returncode:
@@ -383,7 +401,7 @@ for record in records:
 total = sum(len(r.found) for r in own)
 verdict(f"{total} requests arrived on {len(records)} connections, and the strict reader follows them all", total > COUNT // 2 and not [r for r in own if r.broken], next((r.broken for r in own if r.broken), f"only {total}"))
 disagree = []
-node = by_node()
+node = by_node(own)
 for record, reader, theirs in zip(records, own, node, strict=True):
     third = by_h11(record)
     if not reader.found == third == theirs:
