@@ -43,11 +43,7 @@ struct Options {
 
 /// `CONNECT` names an authority, everything else a whole URL.
 fn target(request: &mut http::request::Parts, parser: &TargetParser) -> Result<Target, TargetError> {
-    if request.method == http::Method::CONNECT {
-        Connect.extract(request, parser)
-    } else {
-        AbsoluteForm.extract(request, parser)
-    }
+    if request.method == http::Method::CONNECT { Connect.extract(request, parser) } else { AbsoluteForm.extract(request, parser) }
 }
 
 #[tokio::main]
@@ -66,10 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().drain(Duration::from_secs(10)).build();
     let tunnels = server.tunnels();
     let client = Upstream::builder(policy.clone(), GuardedConnector::builder().build()?).build();
-    let proxy = ProxyService::builder(client)
-        .shutdown(server.shutdown_signal())
-        .track_tunnels(move || tunnels.track())
-        .build();
+    let proxy = ProxyService::builder(client).shutdown(server.shutdown_signal()).track_tunnels(move || tunnels.track()).build();
     let stack = ServiceBuilder::new()
         .layer(RequestHeadLayer::new())
         .layer(DenialFloorLayer::default())

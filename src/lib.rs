@@ -37,6 +37,7 @@ pub mod response_limit;
 pub mod ssrf_guard;
 pub mod target;
 pub mod token_scope;
+pub mod trace_span;
 // F3: input and output
 #[cfg(feature = "proxy")]
 pub mod connect;

@@ -118,7 +118,8 @@ async fn a_preflight_needs_no_token_and_an_unlisted_origin_gets_nothing() {
     }
     // The same goes for requests that need no preflight, and for WebSockets.
     assert_eq!(ask(addr, &get("Host: proxy.example.com\r\n", "Origin: https://evil.example\r\n")).await.0, 403);
-    let upgrade = get("Host: proxy.example.com\r\n", "Origin: https://evil.example\r\nUpgrade: websocket\r\nConnection: upgrade\r\n");
+    let upgrade =
+        get("Host: proxy.example.com\r\n", "Origin: https://evil.example\r\nUpgrade: websocket\r\nConnection: upgrade\r\n");
     assert_eq!(ask(addr, &upgrade).await.0, 403);
 }
 

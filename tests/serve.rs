@@ -453,20 +453,103 @@ async fn one_connection_too_many_is_told_so_at_once() {
         read_response(&mut stream).await;
         kept.push(stream);
     }
-    let started = Instant::now();
-    let mut third = server.connect().await;
-    third.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    let text = read_response(&mut third).await;
-    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+    // The fastest of ten: the others may have met a busy machine.
+    let (mut fastest, mut text) = (Duration::MAX, String::new());
+    for _ in 0..10 {
+        let started = Instant::now();
+        let mut third = server.connect().await;
+        third.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        text = read_response(&mut third).await;
+        fastest = fastest.min(started.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(5), "{fastest:?}");
     assert!(text.starts_with("http/1.1 503") && text.contains("\r\nretry-after: 1\r\n"), "{text}");
     let body = text.split_once("\r\n\r\n").unwrap().1;
     assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);
-    assert_eq!(server.server.stats().shed, 1);
+    assert_eq!(server.server.stats().shed, 10);
     drop(kept);
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut again = server.connect().await;
     again.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(read_response(&mut again).await.starts_with("http/1.1 200"));
+}
+
+/// The preset as it ships, against 200 clients that drip headers as `slowhttptest -H` does, while others are served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_slow_clients_are_gone_by_12_seconds_with_the_preset() {
+    let server = Running::start(Server::builder()).await;
+    let started = Instant::now();
+    let mut slow = Vec::new();
+    for i in 0..200u64 {
+        let mut stream = server.connect().await;
+        slow.push(tokio::spawn(async move {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").await.unwrap();
+            let (mut read, mut write) = stream.split();
+            let drip = async {
+                tokio::time::sleep(Duration::from_millis(i * 20)).await;
+                loop {
+                    if write.write_all(b"X-a: b\r\n").await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            let mut byte = [0];
+            tokio::select! {
+                () = drip => unreachable!(),
+                n = read.read(&mut byte) => assert!(n.unwrap_or(0) == 0, "answered"),
+            }
+            started.elapsed()
+        }));
+    }
+    let mut worst = Duration::ZERO;
+    while started.elapsed() < Duration::from_secs(9) {
+        let asked = Instant::now();
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_response(&mut stream).await.starts_with("http/1.1 200"));
+        worst = worst.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for task in slow {
+        let took =
+            tokio::time::timeout(Duration::from_secs(12).saturating_sub(started.elapsed()), task).await.expect("gone").unwrap();
+        assert!(took > Duration::from_secs(9), "{took:?}");
+    }
+    assert_eq!(server.server.stats().header_timeouts, 200);
+    assert!(worst < Duration::from_secs(1), "{worst:?}");
+}
+
+/// Descriptors and tasks go back to where they were, whatever ended the connections.
+#[tokio::test]
+async fn nothing_is_left_behind() {
+    let server = Running::start(short()).await;
+    for round in 0..300 {
+        let mut stream = server.connect().await;
+        let head: &[u8] = match round % 6 {
+            0 => b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            1 => b"POST /413 HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\nxx",
+            2 => b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n",
+            3 => b"GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
+            4 => b"\0\0garbage\r\n\r\n",
+            _ => b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe",
+        };
+        stream.write_all(head).await.unwrap();
+        let mut buf = [0; 16];
+        if round % 6 != 5 {
+            let _ = stream.read(&mut buf).await;
+        }
+        // Half of them leave with a reset.
+        if round % 2 == 0 {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    }
+    let started = Instant::now();
+    while server.server.stats().open > 0 || server.server.stats().tunnels > 0 {
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", server.server.stats());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(server.server.stats().accepted, 300);
 }
 
 fn proxy_header(client: [u8; 4], port: u16) -> Vec<u8> {

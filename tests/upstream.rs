@@ -48,7 +48,8 @@ async fn server(tls: Option<&'static [&'static [u8]]>) -> Server {
     let root = key.cert.der().clone();
     let acceptor = tls.map(|protocols| {
         let secret = PrivatePkcs8KeyDer::from(key.signing_key.serialize_der());
-        let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![root.clone()], secret.into()).unwrap();
+        let mut config =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![root.clone()], secret.into()).unwrap();
         config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     });
@@ -164,7 +165,8 @@ async fn http_1_over_tls_is_pooled() {
 async fn a_certificate_for_another_name_is_refused() {
     let origin = server(Some(&[b"h2"])).await;
     let client = client(&origin);
-    let error = get(&client, &format!("https://elsewhere.example:{}/", origin.addr.port()), &Redirects::none()).await.unwrap_err();
+    let error =
+        get(&client, &format!("https://elsewhere.example:{}/", origin.addr.port()), &Redirects::none()).await.unwrap_err();
     let rejection = error.into_rejection();
     assert_eq!((rejection.kind(), rejection.proxy_status()), (RejectionKind::TlsFailed, "tls_certificate_error"));
     assert!(origin.seen.lock().unwrap().is_empty());
@@ -195,12 +197,15 @@ async fn every_hop_goes_through_the_whole_guard() {
     let origin = server(None).await;
     let client = client(&origin);
     for path in ["/inside", "/metadata"] {
-        let error = get(&client, &format!("http://origin.example:{}{path}", origin.addr.port()), &Redirects::follow(3)).await.unwrap_err();
+        let error = get(&client, &format!("http://origin.example:{}{path}", origin.addr.port()), &Redirects::follow(3))
+            .await
+            .unwrap_err();
         assert!(error.is_denied(), "{path}: {error}");
     }
     let origin = server(Some(&[b"http/1.1"])).await;
     let client = self::client(&origin);
-    let error = get(&client, &format!("https://origin.example:{}/down", origin.addr.port()), &Redirects::follow(3)).await.unwrap_err();
+    let error =
+        get(&client, &format!("https://origin.example:{}/down", origin.addr.port()), &Redirects::follow(3)).await.unwrap_err();
     assert!(!error.is_denied() && error.to_string().contains("https to http"), "{error}");
 }
 
@@ -210,7 +215,8 @@ async fn methods_and_bodies_over_redirects() {
     let client = client(&origin);
     let base = format!("http://origin.example:{}", origin.addr.port());
     for (path, status) in [("/see", 200), ("/foreign", 200), ("/keep", 308)] {
-        let request = Request::builder().method(Method::POST).uri(format!("{base}{path}")).body(Body::from(Bytes::from("hello"))).unwrap();
+        let request =
+            Request::builder().method(Method::POST).uri(format!("{base}{path}")).body(Body::from(Bytes::from("hello"))).unwrap();
         let response = client.fetch(request, &Redirects::follow(3)).await.unwrap();
         assert_eq!(response.status(), status, "{path}");
     }

@@ -20,7 +20,7 @@ use portcullis::{
     limiter::{LimitStore, MemoryStore, Quota},
     mcp::{EnvelopeService, EventStreamLayer, JsonRpcErrorLayer, PeekLayer, PublicBase},
     mcp_session::McpSessionLayer,
-    proxy::ProxyService,
+    proxy::{ProxyService, WebSocketLimits},
     proxy_token::{FailureLimit, ProxyTokenLayer, TokenSource},
     rate_limit::{ByClient, ByPrincipal, Policy, RateLimitHandle, RateLimitLayer, RequestView, is_mcp_probe},
     request_head::RequestHeadLayer,
@@ -99,6 +99,7 @@ pub fn check(config: &Config) -> Result<(), Invalid> {
     let handles = Parts::new(config, config.listen, Extras::default())?;
     drop(handles);
     Sink::check(config)?;
+    websocket(config)?;
     Ok(())
 }
 
@@ -214,6 +215,9 @@ pub fn build(
     let proxy = ProxyService::builder(parts.upstream)
         .stream_idle_timeout(span(limits.stream_idle_timeout))
         .tunnel_idle_timeout(span(limits.stream_idle_timeout))
+        .tunnel_total_timeout(limits.tunnel_lifetime.get().map(|s| s.0))
+        .websocket_limits(websocket(config)?)
+        .expose_errors(config.file.expose_errors)
         .shutdown(server.shutdown_signal())
         .track_tunnels(move || tunnels.track())
         .build();
@@ -422,6 +426,25 @@ fn server(config: &Config, tls: Option<Tls>) -> Result<Builder, Invalid> {
     if let Some(n) = limits.connections {
         server = server.max_connections(n);
     }
+    if let Some(n) = limits.http2_streams {
+        server = server.max_streams(n);
+    }
+    if let Some(time) = limits.request_head_timeout {
+        server = server.header_timeout(time.0);
+    }
+    if let Some(time) = limits.request_body_timeout {
+        server = server.body_idle_timeout(time.get().map(|s| s.0));
+    }
+    if let Some(time) = limits.response_write_timeout {
+        server = server.write_idle_timeout(time.get().map(|s| s.0));
+    }
+    if let Some(rate) = limits.min_rate {
+        let rate = rate.get().map(|s| u32::try_from(s.0).unwrap_or(u32::MAX));
+        server = server.min_rate(rate, rate, Duration::from_secs(30));
+    }
+    if let Some(time) = limits.connection_idle_timeout {
+        server = server.keep_alive(time.0);
+    }
     if let Some(n) = limits.header_count {
         server = server.max_headers(n);
     }
@@ -444,6 +467,25 @@ fn server(config: &Config, tls: Option<Tls>) -> Result<Builder, Invalid> {
         )));
     }
     Ok(server)
+}
+
+fn websocket(config: &Config) -> Result<WebSocketLimits, Invalid> {
+    let limits = &config.file.limits;
+    let mut websocket = WebSocketLimits::none();
+    if let OrOff::Is(size) = limits.websocket_message {
+        websocket = websocket.max_message(size.0);
+    }
+    if let OrOff::Is(rate) = limits.websocket_frames {
+        let seconds = u32::try_from(rate.per.as_secs()).unwrap_or(u32::MAX);
+        match rate.count / seconds {
+            0 => return Err(Invalid::new("limits.websocket_frames: less than one frame a second")),
+            frames => websocket = websocket.frames_per_second(frames),
+        }
+    }
+    if let OrOff::Is(size) = limits.websocket_bytes {
+        websocket = websocket.bytes_per_second(size.0);
+    }
+    Ok(websocket)
 }
 
 fn tls_files(config: &Config) -> Result<Option<TlsFiles>, Invalid> {

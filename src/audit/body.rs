@@ -31,22 +31,24 @@ struct Tail {
     bytes: u64,
     /// A body of known length is complete when its last byte has been taken: nobody asks it for more.
     expected: Option<u64>,
+    /// No frame had to be waited for since the head: the body's end is then the head's moment, and no clock is read for it.
+    at_once: bool,
 }
 
 impl<D: Body, T, C> AuditBody<D, T, C> {
     pub(super) fn new(inner: D, handle: Option<RecordHandle>, shared: Arc<Shared<T, C>>) -> Self {
         let expected = inner.size_hint().exact();
-        Self { inner, tail: Tail { handle, bytes: 0, expected }, shared }
+        Self { inner, tail: Tail { handle, bytes: 0, expected, at_once: true }, shared }
     }
 }
 
 impl Tail {
     fn end(&mut self, outcome: Outcome, now: impl FnOnce() -> std::time::Duration) {
         let Some(handle) = self.handle.take() else { return };
-        let bytes = self.bytes;
+        let (bytes, at_once) = (self.bytes, self.at_once);
         handle.with(|r| {
             r.bytes_out = bytes;
-            r.duration = Some(now().saturating_sub(r.arrived));
+            r.duration = r.head_after.filter(|_| at_once).or_else(|| Some(now().saturating_sub(r.arrived)));
             if r.outcome == Outcome::Open {
                 r.outcome = outcome;
             }
@@ -73,11 +75,16 @@ impl<D: Body, T, C: Clock> Body for AuditBody<D, T, C> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<D::Data>, D::Error>>> {
         let mut me = self.project();
-        let frame = ready!(me.inner.as_mut().poll_frame(cx));
+        let Poll::Ready(frame) = me.inner.as_mut().poll_frame(cx) else {
+            me.tail.at_once = false;
+            return Poll::Pending;
+        };
         if me.tail.handle.is_some() {
             match &frame {
                 Some(Ok(frame)) => {
+                    let first = me.tail.bytes == 0;
                     me.tail.bytes += frame.data_ref().map_or(0, |d| d.remaining() as u64);
+                    me.tail.at_once &= first;
                     if me.inner.is_end_stream() {
                         me.tail.end(Outcome::Complete, || me.shared.now());
                     }

@@ -113,6 +113,12 @@ impl MetricsSink {
         }
     }
 
+    /// Counts each record and passes it on, without the copy that a pair of sinks needs.
+    #[must_use]
+    pub fn then<S: AuditSink>(self: Arc<Self>, next: S) -> Metered<S> {
+        Metered { metrics: self, next }
+    }
+
     /// Brings what no record shows up to date; to be called before a scrape.
     pub fn publish(&self, in_flight: u64, audit_dropped: u64) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and nobody has 2^52 requests in flight")]
@@ -141,9 +147,34 @@ impl MetricsSink {
     }
 }
 
+/// A [`MetricsSink`] in front of another sink.
+#[derive(Debug)]
+pub struct Metered<S> {
+    metrics: Arc<MetricsSink>,
+    next: S,
+}
+
+impl<S: AuditSink> AuditSink for Metered<S> {
+    fn record(&self, record: Record) {
+        self.metrics.observe(&record);
+        self.next.record(record);
+    }
+
+    fn dropped(&self) -> u64 {
+        self.next.dropped()
+    }
+}
+
 impl AuditSink for MetricsSink {
     fn record(&self, record: Record) {
-        let kind = kind_of(&record);
+        self.observe(&record);
+    }
+}
+
+impl MetricsSink {
+    /// Counts a record that goes elsewhere, too.
+    pub fn observe(&self, record: &Record) {
+        let kind = kind_of(record);
         let outcome = OUTCOMES.iter().position(|o| *o == record.outcome).unwrap_or(0);
         let class = record.status.map_or(0, |s| usize::from(s.as_u16() / 100)).min(CLASSES.len() - 1);
         if let Some(counter) = self.requests.get((kind * OUTCOMES.len() + outcome) * CLASSES.len() + class) {

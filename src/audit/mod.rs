@@ -82,7 +82,7 @@ pub use json::JsonFormat;
 pub use json_lines::{JsonLinesBuilder, JsonLinesSink};
 pub use layer::AuditLayer;
 #[cfg(feature = "metrics")]
-pub use metrics::{DURATION_BUCKETS, MetricsSink};
+pub use metrics::{DURATION_BUCKETS, Metered, MetricsSink};
 pub use service::Audit;
 pub use sink::{AuditSink, TracingSink};
 pub use summary::{Filter, Summary, SummaryError, Traffic};

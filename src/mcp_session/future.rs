@@ -72,7 +72,10 @@ fn bind<R>(parties: &Parties, response: &Response<R>) -> Lookup<Arc<str>> {
 
 /// A session that could not be bound is not handed out. One that the target has given to somebody else already is: its next use
 /// is refused, and the client learns why.
-fn bound<R>(answer: Result<Option<Arc<str>>, StoreUnavailable>, response: Response<ResponseBody<R>>) -> Response<ResponseBody<R>> {
+fn bound<R>(
+    answer: Result<Option<Arc<str>>, StoreUnavailable>,
+    response: Response<ResponseBody<R>>,
+) -> Response<ResponseBody<R>> {
     match answer {
         Ok(_) => response,
         Err(StoreUnavailable) => {
@@ -108,7 +111,9 @@ where
                     match parties.take().map(|parties| bind(&parties, &response)) {
                         None => return Poll::Ready(Ok(response)),
                         Some(Lookup::Ready(answer)) => return Poll::Ready(Ok(bound(answer, response))),
-                        Some(Lookup::Later(answer)) => Self { kind: Kind::Binding { answer, response: Some(Box::new(response)) } },
+                        Some(Lookup::Later(answer)) => {
+                            Self { kind: Kind::Binding { answer, response: Some(Box::new(response)) } }
+                        }
                     }
                 }
                 KindProj::Binding { answer, response } => {

@@ -389,7 +389,9 @@ mod tests {
             let refused = clean(&mut map(&[("transfer-encoding", bad)]), TargetStyle::Fixed).unwrap_err();
             assert_eq!(refused.kind(), RejectionKind::MalformedRequest, "{bad}");
         }
-        assert!(clean(&mut map(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), TargetStyle::Fixed).is_err());
+        assert!(
+            clean(&mut map(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), TargetStyle::Fixed).is_err()
+        );
     }
 
     #[test]

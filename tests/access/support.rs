@@ -337,7 +337,10 @@ impl House {
     /// None of the tokens, in any of the forms in which it travels, is anywhere but where it was sent.
     pub fn assert_unseen(&self, tokens: &[&str]) {
         let places = [("origin", self.seen.text()), ("audit", self.audit.text()), ("log", LOG.text())];
-        assert!(places[1].1.contains("\"status\":") && places[2].1.contains("a house is built"), "the places are really looked at");
+        assert!(
+            places[1].1.contains("\"status\":") && places[2].1.contains("a house is built"),
+            "the places are really looked at"
+        );
         for token in tokens {
             // Any alignment of the base64 forms has the token's middle third in one of three spellings.
             let encoded = [0, 1, 2].map(|shift| {

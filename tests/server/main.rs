@@ -13,6 +13,10 @@
 mod browser;
 mod config;
 mod demo;
+// The example's own tests of its values run with these.
+#[allow(dead_code, unused_imports)]
+#[path = "../../examples/mcp_proxy/config/mod.rs"]
+mod example_config;
 mod forwarding;
 mod mcp;
 mod operations;

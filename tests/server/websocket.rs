@@ -160,3 +160,19 @@ async fn authentication_and_guard_run_before_101() {
     }
     assert_eq!(connections.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test]
+async fn a_message_over_the_limit_ends_the_tunnel() {
+    let (target, _, _closed) = echo().await;
+    let proxy = Proxy::start(&format!("{}[limits]\nwebsocket_message = \"1KiB\"\n", usual(&[target]))).await;
+    let (mut socket, _) = connect(&proxy, &format!("/proxy/ws://{target}/"), true).await.unwrap();
+    socket.send(Message::text("small")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("small"));
+    socket.send(Message::binary(vec![0; 5000])).await.unwrap();
+    let end = timeout(Duration::from_secs(5), socket.next()).await.expect("the tunnel goes on");
+    match end {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1009),
+        Some(Ok(other)) => panic!("{other:?}"),
+        None | Some(Err(_)) => {}
+    }
+}

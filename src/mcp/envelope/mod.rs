@@ -16,7 +16,8 @@
 //!
 //! It stands where `TargetLayer` stands otherwise: behind authentication and the principal's limits, in front of scopes and guard.
 //! Each message of a handshake goes through the whole inner stack. A stream that the server closes before its answer, to be resumed
-//! with `Last-Event-ID`, is not resumed; `Mcp-Param-*` fields, which need a tool's schema, are not made.
+//! with `Last-Event-ID`, is not resumed; `Mcp-Param-*` fields, which need a tool's schema, are not made; a session that makes room for
+//! another one is not closed at its server, which ends it by its own idle time.
 //!
 //! ```
 //! use http::{Request, Response};
