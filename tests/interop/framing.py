@@ -4,7 +4,7 @@ A raw origin records every byte that the proxy sends. The record is parsed again
 each other (the origin's own strict one, Python h11, node's llhttp), which must agree on how many requests there are, what
 each is, and at which byte each ends. Bodies carry requests of their own: one that arrives as a request is smuggling.
 
-usage: framing.py [COUNT] [SEED]
+usage: framing.py [COUNT] [SEED | random]
 """
 
 import asyncio
@@ -24,7 +24,8 @@ import h11
 from harness import HERE, NODE, finish, free_port, reverse_proxy, verdict
 
 COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 12_000
-SEED = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(2**32)
+# The same requests every time, unless a seed is given: "random" for others.
+SEED = random.SystemRandom().randrange(2**32) if "random" in sys.argv else int(sys.argv[2]) if len(sys.argv) > 2 else 634747742
 CLIENTS = 12
 DEADLINE = time.monotonic() + 110
 rng = random.Random(SEED)
