@@ -61,9 +61,11 @@ pub enum Change<T> {
 /// looks in a row have found it alike, so that half a file is never taken for a whole one.
 pub struct WatchedFile<T> {
     path: PathBuf,
-    parse: Box<dyn Fn(&str) -> Result<T, ConfigError> + Send + Sync>,
+    parse: Parse<T>,
     state: Mutex<State>,
 }
+
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, ConfigError> + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct State {

@@ -24,7 +24,7 @@ pin_project! {
     #[project = KindProj]
     enum Kind<F> {
         Inner { #[pin] future: F },
-        Refused { rejection: Option<Box<Rejection>> },
+        Refused { rejection: Option<Rejection> },
     }
 }
 
@@ -33,7 +33,7 @@ impl<F> ResponseFuture<F> {
         Self { kind: Kind::Inner { future } }
     }
 
-    pub(super) fn refused(rejection: Box<Rejection>) -> Self {
+    pub(super) fn refused(rejection: Rejection) -> Self {
         Self { kind: Kind::Refused { rejection: Some(rejection) } }
     }
 }

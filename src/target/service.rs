@@ -40,9 +40,9 @@ impl<S: fmt::Debug, X> fmt::Debug for TargetService<S, X> {
 }
 
 /// The answer to a target that is not one.
-fn malformed(error: TargetError) -> Box<Rejection> {
+fn malformed(error: TargetError) -> Rejection {
     let rejection = Rejection::new(RejectionKind::MalformedTarget);
-    Box::new(rejection.with_public_detail(error.to_string()).with_detail(error.as_str()))
+    rejection.with_public_detail(error.to_string()).with_detail(error.as_str())
 }
 
 fn remember(parts: &mut Parts, target: Target) {
