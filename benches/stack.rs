@@ -1,6 +1,14 @@
 //! What the layers cost: each alone and all together over a service that is always ready, time and allocations, beside
 //! `tower-http`'s usual four in the same run. `cargo bench --bench stack` (about half a minute).
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::type_complexity
+)]
 
 use std::{
     convert::Infallible,

@@ -2,12 +2,14 @@
 
 mod cidr;
 mod class;
+#[cfg(feature = "proxy")]
 mod connection;
 mod host;
 mod target;
 
 pub use cidr::{CidrSet, parse_cidr};
 pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, embedded_ipv4, nat64_inner, unwrap_mapped};
+#[cfg(feature = "proxy")]
 pub(crate) use connection::connection_options;
 pub use host::{Host, Name};
 pub(crate) use target::parse_origin;

@@ -62,8 +62,7 @@ fn request(ip: &str, id: &str) -> Request<()> {
 
 fn mcp(method: &str) -> Request<()> {
     let mut request = request("192.0.2.1", "a");
-    let mut call = McpCall::default();
-    call.method = Some(method.into());
+    let call = McpCall { method: Some(method.into()), ..McpCall::default() };
     RequestContext::of_mut(request.extensions_mut()).set_mcp(call);
     request
 }
@@ -270,7 +269,7 @@ async fn two_layers_both_tell() {
     let lines: Vec<_> = response.headers().get_all("ratelimit").iter().collect();
     assert_eq!(lines, [r#""inner";r=4;t=720"#, r#""outer";r=9;t=360"#]);
     let state = response.extensions().get::<crate::limiter::RateLimitState>().unwrap();
-    assert_eq!(state.iter().map(|p| p.policy()).collect::<Vec<_>>(), ["outer", "inner"]);
+    assert_eq!(state.iter().map(crate::limiter::PolicyState::policy).collect::<Vec<_>>(), ["outer", "inner"]);
     assert_eq!(state.tightest().unwrap().policy(), "inner");
     let service = layer("a", 10, Fields::Legacy).layer(layer("b", 5, Fields::Legacy).layer(Probe::default()));
     assert_eq!(field(&service.oneshot(request("192.0.2.1", "a")).await.unwrap(), "x-ratelimit-limit"), Some("5"));

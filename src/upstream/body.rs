@@ -5,7 +5,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{Arc, PoisonError, atomic::Ordering},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -130,11 +130,16 @@ impl HttpBody for Body {
                 Some(Ok(Frame::data(bytes)))
             }
             Kind::Stream(body) => {
-                let frame = ready!(body.as_mut().poll_frame(cx));
+                let frame = body.as_mut().poll_frame(cx);
+                if let Some(shared) = &this.shared {
+                    shared.set_client_owes(frame.is_pending());
+                }
+                let Poll::Ready(frame) = frame else { return Poll::Pending };
                 frame.map(|f| f.map(without_forbidden_trailers))
             }
         };
         if let Some(shared) = &this.shared {
+            shared.upload_moved();
             match &frame {
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {

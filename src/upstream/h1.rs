@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    body::{Body, UploadError},
+    body::Body,
     drive::Shared,
     error::{Error, Kind},
 };
@@ -194,9 +194,8 @@ impl H1 {
             });
         }
         let started_at = self.shared.read.load(Ordering::Relaxed);
-        let mut sent_before = self.shared.sent.load(Ordering::Relaxed);
         let start = Instant::now();
-        let mut wait = if expects { limits.continue_wait.min(limits.timeout) } else { limits.timeout };
+        let wait = if expects { limits.continue_wait.min(limits.timeout) } else { limits.timeout };
         self.timer.set(start + wait);
         let mut response = pin!(self.tx.try_send_request(request));
         let (conn, shared, timer, waker) = (&mut self.conn, &self.shared, &mut self.timer, &self.waker);
@@ -226,13 +225,11 @@ impl H1 {
                     return Poll::Ready(Err((Error::new(Kind::HeadTooLarge), None)));
                 }
                 if timer.poll(&mut inner).is_ready() {
-                    let sent = shared.sent.load(Ordering::Relaxed);
+                    // The body may now go without a `100`, or the upload is not over: the clock starts at its last byte.
                     let waiting = shared.await_continue.swap(false, Ordering::Relaxed);
-                    if waiting || sent > sent_before {
-                        // Either the body may now go without a `100`, or the upload has moved: the clock starts again.
-                        sent_before = sent;
-                        wait = limits.timeout;
-                        timer.set(Instant::now() + wait);
+                    let due = if waiting { Some(Instant::now() + limits.timeout) } else { shared.due(limits.timeout) };
+                    if let Some(due) = due {
+                        timer.set(due);
                         continue;
                     }
                     shared.leave_ready();
@@ -250,18 +247,8 @@ impl H1 {
         self.shared.await_continue.store(false, Ordering::Relaxed);
         outcome.map_err(|(error, unsent)| {
             let silent = self.shared.read.load(Ordering::Relaxed) == started_at;
-            Failed { error: self.blame(error), unsent, silent }
+            Failed { error: self.shared.blame(error), unsent, silent }
         })
-    }
-
-    /// An error of the request body is the client's, whatever the connection makes of it.
-    fn blame(&self, error: Error) -> Error {
-        match self.shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(UploadError::TooLarge) => Error::new(Kind::RequestTooLarge),
-            Some(UploadError::Rejected(rejection)) => Error::rejected(*rejection),
-            Some(UploadError::Broken(text)) => Error::new(Kind::RequestBroken).with_detail(text),
-            None => error,
-        }
     }
 
     /// Polls the body of the response together with the connection that it comes from.
@@ -280,14 +267,14 @@ impl H1 {
             for step in 0..2 {
                 if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut unseen) {
                     self.shared.leave_ready();
-                    return Poll::Ready(frame.map(|f| f.map_err(|e| self.blame(Error::from_hyper(&e)))));
+                    return Poll::Ready(frame.map(|f| f.map_err(|e| self.shared.blame(Error::from_hyper(&e)))));
                 }
                 if step == 0 && self.conn.poll_without_shutdown(&mut inner).is_ready() {
                     // The connection has ended and left in the channel whatever there was; an unfinished body errs there.
                     let last = Pin::new(&mut *incoming).poll_frame(&mut unseen);
                     self.shared.leave_ready();
                     return match last {
-                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| self.blame(Error::from_hyper(&e))))),
+                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| self.shared.blame(Error::from_hyper(&e))))),
                         Poll::Pending => Poll::Ready(Some(Err(Error::new(Kind::Incomplete)))),
                     };
                 }
@@ -316,8 +303,18 @@ impl H1 {
     }
 
     /// Runs the connection on its own until the exchange is over, for a response that arrives while the request is still being
-    /// sent: then neither direction may wait for the other.
-    pub(crate) async fn run(mut self: Box<Self>) {
-        let _ = std::future::poll_fn(|cx| self.conn.poll_without_shutdown(cx)).await;
+    /// sent: then neither direction may wait for the other. A target that takes nothing of the rest for `idle` loses it.
+    pub(crate) async fn run(self: Box<Self>, idle: Duration) {
+        let Self { tx, mut conn, shared, .. } = *self;
+        // Without its sender the connection closes after this exchange; with it, it would wait here for another one.
+        drop(tx);
+        let moved = || (shared.sent.load(Ordering::Relaxed), shared.read.load(Ordering::Relaxed));
+        let mut ended = pin!(std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)));
+        loop {
+            let before = moved();
+            if tokio::time::timeout(idle, ended.as_mut()).await.is_ok() || (moved() == before && shared.upload_is_stuck()) {
+                return;
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ mod h1;
 mod pool;
 mod response;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri};
 use http_body::Body as _;
@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub use body::Body;
+use drive::Shared;
 pub use error::Error;
 pub(crate) use error::Kind as ErrorKind;
 pub use fetch::Redirects;
@@ -276,16 +277,28 @@ impl Inner {
         }
         // HTTP/2 multiplexes, so a body that waits costs nobody else anything: no need to hold it back for a `100`.
         request.headers_mut().remove(header::EXPECT);
-        match tokio::time::timeout(self.head.timeout, sender.try_send_request(request)).await {
-            Ok(Ok(response)) => {
+        let shared = Arc::new(Shared::default());
+        let request = request.map(|body| if body.is_empty() { body } else { body.watched(shared.clone()) });
+        let mut deadline = Instant::now() + self.head.timeout;
+        let mut answer = pin!(sender.try_send_request(request));
+        let answer = loop {
+            match tokio::time::timeout_at(deadline, answer.as_mut()).await {
+                Ok(answer) => break answer,
+                Err(_) => match shared.due(self.head.timeout) {
+                    Some(due) => deadline = due,
+                    None => return Err(fail(Error::new(ErrorKind::HeadTimeout))),
+                },
+            }
+        };
+        match answer {
+            Ok(response) => {
                 let (parts, incoming) = response.into_parts();
                 Ok(Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)))
             }
-            Ok(Err(mut e)) => {
+            Err(mut e) => {
                 let unsent = e.take_message();
-                Err(Failed { error: Error::from_hyper(&e.into_error()), unsent, silent: false })
+                Err(Failed { error: shared.blame(Error::from_hyper(&e.into_error())), unsent, silent: false })
             }
-            Err(_) => Err(fail(Error::new(ErrorKind::HeadTimeout))),
         }
     }
 }

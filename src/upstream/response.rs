@@ -51,7 +51,7 @@ impl UpstreamBody {
 
     pub(crate) fn inline(incoming: Incoming, mut conn: Box<H1>, home: Arc<Pool>, key: Key, idle: Duration) -> Self {
         if conn.is_uploading() {
-            tokio::spawn(conn.run());
+            tokio::spawn(conn.run(idle));
             return Self::driven(incoming, idle);
         }
         if incoming.is_end_stream() {

@@ -107,7 +107,7 @@ impl AsyncWrite for Recorded {
     }
 }
 
-/// An origin that accepts WebSockets on `/ws`, streams events on `/events`, issues a session on `/session`, and echoes the rest.
+/// An origin that accepts `WebSockets` on `/ws`, streams events on `/events`, issues a session on `/session`, and echoes the rest.
 async fn origin() -> (SocketAddr, Kept) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, kept) = (listener.local_addr().unwrap(), Kept::default());

@@ -133,8 +133,7 @@ mod tests {
     async fn answer(request: Request<()>) -> (u16, http::HeaderMap, Vec<u8>) {
         let inner = Probe::new(async |request: Request<()>| {
             if let Some(record) = RequestContext::of(request.extensions()).and_then(RequestContext::record) {
-                let mut call = McpCall::default();
-                call.id = Some(json!("seven"));
+                let call = McpCall { id: Some(json!("seven")), ..McpCall::default() };
                 record.with(|r| r.mcp = Some(Box::new(call)));
             }
             Rejection::new(RejectionKind::RateLimited).into_response::<http_body_util::Empty<bytes::Bytes>>()
