@@ -196,7 +196,7 @@ async fn redirects_are_returned_unless_asked_for() {
 }
 
 #[tokio::test]
-async fn credentials_are_dropped_for_good_once_the_origin_is_left() {
+async fn cve_2023_32681_and_cve_2024_28849_credentials_are_dropped_for_good_once_the_origin_is_left() {
     let origin = server(None).await;
     let client = client(&origin);
     let redirects = Redirects::follow(3).drop_on_leaving(["x-key".parse().unwrap()]);
