@@ -57,7 +57,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if !options.allow_cidr.is_empty() {
         policy = policy.with_exception(Exception::any_host(&options.allow_cidr)?);
     }
-    let policy = PolicyHandle::new(policy.refuse_listeners([options.listen]).build()?);
+    let listener = TcpListener::bind(options.listen).await?;
+    let address = listener.local_addr()?;
+    let policy = PolicyHandle::new(policy.refuse_listeners([address]).build()?);
 
     let server = Server::builder().drain(Duration::from_secs(10)).build();
     let tunnels = server.tunnels();
@@ -73,8 +75,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(SsrfGuardLayer::new(policy))
         .service(proxy);
 
-    let listener = TcpListener::bind(options.listen).await?;
-    eprintln!("forward proxy on http://{}", listener.local_addr()?);
+    eprintln!("forward proxy on http://{address}");
     server.serve(listener, stack, async { drop(ctrl_c().await) }).await;
     Ok(())
 }
