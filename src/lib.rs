@@ -94,6 +94,7 @@ Longer walks are in the [`guide`].
 //!
 //! A feature adds items and never changes how others behave. Without any, the layers remain, without hyper and sockets.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(not(all(feature = "proxy", feature = "tls")), allow(rustdoc::broken_intra_doc_links))]
 
 // F0: values
 pub mod body;

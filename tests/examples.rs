@@ -1,5 +1,12 @@
 //! The examples as programs: started on loopback and held to what their documentation promises. `mcp_proxy` has `tests/server`.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::pedantic, reason = "a test that panics has failed")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::pedantic,
+    reason = "a test that panics has failed"
+)]
 
 use std::{
     net::SocketAddr,

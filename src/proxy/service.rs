@@ -362,6 +362,7 @@ impl Config {
         let context = RequestContext::of(&extensions);
         self.clean(&mut parts.headers, &Method::GET, parts.version, &target, context)?;
         parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.remove(header::EXPECT);
         offer.put_on(&mut parts.headers);
         let mut handshake = Request::new(Body::empty());
         *handshake.uri_mut() = Uri::from(target.path_and_query().clone());

@@ -67,7 +67,10 @@ where
             }
         };
         let with_body = !request.body().is_end_stream();
-        let large_body = with_body && request.body().size_hint().exact().is_none_or(|n| n > SMALL_BODY);
+        // Nor to be waited for where the client waits for a `100`: it may as well send its next request instead.
+        let large_body = with_body
+            && (request.body().size_hint().exact().is_none_or(|n| n > SMALL_BODY)
+                || request.headers().contains_key(header::EXPECT));
         flow.begin(with_body);
         let facts = Facts {
             connect: request.method() == Method::CONNECT,

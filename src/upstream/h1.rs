@@ -40,6 +40,9 @@ pub(crate) struct HeadLimits {
     pub(crate) continue_wait: Duration,
 }
 
+/// Longest standstill of an upload whose answer is complete already: nobody waits for it any more.
+const MAX_TAIL: Duration = Duration::from_secs(30);
+
 /// A socket that counts what is read, so that endless interim responses are noticed.
 #[derive(Debug)]
 pub(crate) struct Counted {
@@ -172,6 +175,11 @@ impl H1 {
         !self.tx.is_closed()
     }
 
+    /// Whether the target has answered for good without asking for the body: the connection serves nothing else.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.shared.abandoned.load(Ordering::Relaxed)
+    }
+
     /// Whether the request body is still under way.
     pub(crate) fn is_uploading(&self) -> bool {
         self.shared.uploading.load(Ordering::Relaxed)
@@ -179,10 +187,11 @@ impl H1 {
 
     /// Sends a request and waits for the head of the final response.
     pub(crate) async fn exchange(&mut self, request: Request<Body>, limits: &HeadLimits) -> Result<Response<Incoming>, Failed> {
-        let expects = request.headers().contains_key(http::header::EXPECT);
+        // Without a body there is nothing to wait with (RFC 9110 §10.1.1).
+        let expects = request.headers().contains_key(http::header::EXPECT) && !request.body().is_empty();
         let mut request = request.map(|body| {
             let uploading = !body.is_empty();
-            self.shared.reset(uploading, expects && uploading);
+            self.shared.reset(uploading, expects);
             if uploading { body.watched(self.shared.clone()) } else { body }
         });
         if expects {
@@ -192,6 +201,8 @@ impl H1 {
                     shared.continue_received.store(true, Ordering::Relaxed);
                 }
             });
+        } else {
+            request.headers_mut().remove(http::header::EXPECT);
         }
         let started_at = self.shared.read.load(Ordering::Relaxed);
         let start = Instant::now();
@@ -243,8 +254,13 @@ impl H1 {
             }
         })
         .await;
-        // Whatever is left of a body that waited for `100 Continue` may go now that the final answer is known.
-        self.shared.await_continue.store(false, Ordering::Relaxed);
+        let unasked =
+            self.shared.await_continue.swap(false, Ordering::Relaxed) && !self.shared.continue_received.load(Ordering::Relaxed);
+        if unasked && outcome.is_ok() {
+            self.shared.abandoned.store(true, Ordering::Relaxed);
+            // The connection lets its body know before anybody answers the client.
+            let _ = self.conn.poll_without_shutdown(&mut Context::from_waker(&self.waker));
+        }
         outcome.map_err(|(error, unsent)| {
             let silent = self.shared.read.load(Ordering::Relaxed) == started_at;
             Failed { error: self.shared.blame(error), unsent, silent }
@@ -308,6 +324,7 @@ impl H1 {
         let Self { tx, mut conn, shared, .. } = *self;
         // Without its sender the connection closes after this exchange; with it, it would wait here for another one.
         drop(tx);
+        let idle = idle.min(MAX_TAIL);
         let moved = || (shared.sent.load(Ordering::Relaxed), shared.read.load(Ordering::Relaxed));
         let mut ended = pin!(std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)));
         loop {

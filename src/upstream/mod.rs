@@ -233,7 +233,11 @@ impl Inner {
             return Err(Failed { error, unsent: None, silent: false });
         }
         let (parts, incoming) = response.into_parts();
-        let body = UpstreamBody::inline(incoming, conn, self.pool.clone(), key.clone(), self.idle);
+        let body = if conn.is_abandoned() {
+            UpstreamBody::alone(incoming, conn, self.idle)
+        } else {
+            UpstreamBody::inline(incoming, conn, self.pool.clone(), key.clone(), self.idle)
+        };
         Ok(Response::from_parts(parts, body))
     }
 
@@ -297,7 +301,8 @@ impl Inner {
             }
             Err(mut e) => {
                 let unsent = e.take_message();
-                Err(Failed { error: shared.blame(Error::from_hyper(&e.into_error())), unsent, silent: false })
+                // No head has come, which is all that the retry rule asks.
+                Err(Failed { error: shared.blame(Error::from_hyper(&e.into_error())), unsent, silent: true })
             }
         }
     }

@@ -61,6 +61,7 @@ struct Multiplexed {
     key: Key,
     sender: http2::SendRequest<Body>,
     peer: std::net::SocketAddr,
+    used: Instant,
 }
 
 /// Limits of what rests in the pool.
@@ -149,11 +150,22 @@ impl Pool {
         let mut map = lock(&self.multiplexed);
         let list = map.get_mut(&key.hash)?;
         list.retain(|m| !m.sender.is_closed());
-        list.iter().find(|m| m.key.matches(key)).map(|m| (m.sender.clone(), m.peer))
+        let found = list.iter_mut().find(|m| m.key.matches(key))?;
+        found.used = Instant::now();
+        Some((found.sender.clone(), found.peer))
     }
 
     pub(crate) fn put_multiplexed(&self, key: Key, sender: http2::SendRequest<Body>, peer: std::net::SocketAddr) {
-        lock(&self.multiplexed).entry(key.hash).or_default().push(Multiplexed { key, sender, peer });
+        let mut map = lock(&self.multiplexed);
+        // One for each key; one that is replaced, or finds no place, ends with its last stream.
+        let full = map.len() >= self.limits.total && !map.contains_key(&key.hash);
+        if full || key.generation < self.newest.load(Ordering::Relaxed) {
+            return;
+        }
+        let list = map.entry(key.hash).or_default();
+        list.retain(|m| !m.key.matches(&key));
+        list.push(Multiplexed { key, sender, peer, used: Instant::now() });
+        drop(map);
         self.ensure_sweeper();
     }
 
@@ -190,7 +202,10 @@ impl Pool {
             self.idle.fetch_sub(closed.len(), Ordering::Relaxed);
         }
         lock(&self.multiplexed).retain(|_, list| {
-            list.retain(|m| m.key.generation >= newest && !m.sender.is_closed());
+            list.retain(|m| {
+                let rested = now.saturating_duration_since(m.used);
+                m.key.generation >= newest && !m.sender.is_closed() && rested < self.limits.timeout
+            });
             !list.is_empty()
         });
     }

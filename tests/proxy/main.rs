@@ -12,6 +12,7 @@
     reason = "tests fail by panicking, and measure real time"
 )]
 
+mod advisories;
 mod exchange;
 mod heads;
 mod hostile;
