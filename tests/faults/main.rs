@@ -3,6 +3,7 @@
 
 mod drain;
 mod http2;
+mod leaving;
 mod matrix;
 mod overload;
 mod slow;
