@@ -268,9 +268,10 @@ pub fn build(
     let hot = known
         .clone()
         .layer(TargetLayer::new(Routes::new().map_err(|e| Invalid::at("routes", e))?))
+        // Before the look into the body: a token that drips many bodies fills its own places, not everybody's.
+        .layer(parts.per_token.clone())
         .layer(PeekLayer::new(PEEK))
         .layer(parts.token_rate.clone())
-        .layer(parts.per_token.clone())
         .service(guarded.clone());
     let in_memory = |value: OrOff<Size>| usize::try_from(size(value)).unwrap_or(usize::MAX);
     let envelope = EnvelopeService::new(guarded)

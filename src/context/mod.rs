@@ -68,6 +68,7 @@ pub struct McpCall {
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
     connection: Option<ConnectionInfo>,
+    malformed: bool,
     client: Option<ClientAddr>,
     principal: Option<Principal>,
     target: Option<Target>,
@@ -127,6 +128,18 @@ impl RequestContext {
     /// What is left of the quotas, to be added to.
     pub fn rate_limit_mut(&mut self) -> &mut RateLimitState {
         self.rate_limit.get_or_insert_default()
+    }
+
+    /// Whether the server found the request's line or framing not to be by the letter: `RequestHeadLayer` refuses it.
+    #[must_use]
+    pub fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
+    /// Notes that the request's line or framing is not by the letter.
+    pub fn set_malformed(&mut self) -> &mut Self {
+        self.malformed = true;
+        self
     }
 
     /// What is known of the JSON-RPC request.

@@ -28,12 +28,12 @@ use crate::{
     ConfigError,
     body::ResponseBody,
     concurrency_limit::Permit,
-    context::RequestContext,
+    context::{ConnectionInfo, RequestContext},
     egress::{EgressPermit, PolicyHandle},
     net::{Target, TargetStyle},
     rejection::{DEFAULT_PSEUDONYM, Rejection, RejectionKind},
     signal::{CloseReason, Signal},
-    upstream::{Body, Upgrade, Upstream, UpstreamBody, UpstreamInfo},
+    upstream::{Body, Error, Upgrade, Upstream, UpstreamBody, UpstreamInfo},
 };
 
 /// The response body of [`ProxyService`].
@@ -92,7 +92,7 @@ impl ProxyService {
         let idle = Duration::from_secs(3600);
         ProxyServiceBuilder(Config {
             upstream,
-            via: Via::new(&pseudonym).unwrap_or_else(|| unreachable_via()),
+            via: Via::new(&pseudonym).unwrap_or_else(unreachable_via),
             expose: false,
             forwarded: ForwardedFields::Off,
             stream_idle: idle,
@@ -296,7 +296,7 @@ impl Config {
         let tenant = context.and_then(RequestContext::principal).map(|p| p.id().clone());
         let request = Request::from_parts(parts, body);
         let sent = self.upstream.send(permit, tenant.as_ref(), request).await;
-        let (mut response, info) = sent.map_err(|error| error.into_rejection())?;
+        let (mut response, info) = sent.map_err(Error::into_rejection)?;
         note(context, &info);
         let status = response.status();
         if status.as_u16() < 200 || status.as_u16() > 599 {
@@ -332,11 +332,9 @@ impl Config {
         let trusted = fixed && client.is_some_and(crate::context::ClientAddr::peer_is_trusted);
         let host = fixed.then(|| headers.get(header::HOST).cloned()).flatten();
         sanitize::request(headers, method, version, target.style(), &self.via, trusted)?;
-        if fixed {
-            if let Some(client) = client {
-                let secure = context.and_then(RequestContext::connection).is_some_and(|c| c.is_tls());
-                set_forwarded(headers, self.forwarded, client.peer().ip(), host.as_ref(), secure);
-            }
+        if let Some(client) = client.filter(|_| fixed) {
+            let secure = context.and_then(RequestContext::connection).is_some_and(ConnectionInfo::is_tls);
+            set_forwarded(headers, self.forwarded, client.peer().ip(), host.as_ref(), secure);
         }
         Ok(())
     }
@@ -364,11 +362,12 @@ impl Config {
         let context = RequestContext::of(&extensions);
         self.clean(&mut parts.headers, &Method::GET, parts.version, &target, context)?;
         parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.remove(header::EXPECT);
         offer.put_on(&mut parts.headers);
         let mut handshake = Request::new(Body::empty());
         *handshake.uri_mut() = Uri::from(target.path_and_query().clone());
         *handshake.headers_mut() = parts.headers;
-        let sent = self.upstream.upgrade(&permit, handshake).await.map_err(|error| error.into_rejection())?;
+        let sent = self.upstream.upgrade(&permit, handshake).await.map_err(Error::into_rejection)?;
         let (answer, conn, info) = match sent {
             Upgrade::Switched { response, conn, info } => (response, conn, info),
             Upgrade::Refused { mut response, info } => {
@@ -430,7 +429,7 @@ impl Config {
         let mut extensions = std::mem::take(&mut parts.extensions);
         let held = extensions.remove::<Permit>();
         let context = RequestContext::of(&extensions);
-        let (io, peer) = self.upstream.dial(permit).await.map_err(|error| error.into_rejection())?;
+        let (io, peer) = self.upstream.dial(permit).await.map_err(Error::into_rejection)?;
         if let Some(record) = context.and_then(RequestContext::record) {
             record.with(|r| {
                 r.dialed = Some(peer);

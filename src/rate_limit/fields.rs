@@ -184,7 +184,8 @@ mod tests {
         for n in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, 7] {
             text.number(n);
             text.push(b";");
-            want.push_str(&format!("{n};"));
+            want += &n.to_string();
+            want += ";";
             assert_eq!(text.as_bytes(), want.as_bytes());
         }
         assert!(want.len() > TEXT);

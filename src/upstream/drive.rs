@@ -7,11 +7,22 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Wake, Waker},
+    time::Duration,
 };
+
+use tokio::time::Instant;
+
+use super::{
+    body::UploadError,
+    error::{Error, Kind},
+};
+
+/// What [`Shared::moved_at`] counts from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 const RESTING: u8 = 0;
 const POLLING: u8 = 1;
@@ -29,9 +40,15 @@ pub(crate) struct Shared {
     /// The request body of the exchange under way has not been read to its end.
     pub(crate) uploading: AtomicBool,
     /// The request body failed on the client's side; the upstream is not to blame.
-    pub(crate) upload_failed: Mutex<Option<super::body::UploadError>>,
+    pub(crate) upload_failed: Mutex<Option<UploadError>>,
+    /// The request body was asked for more, and its sender has not delivered yet.
+    client_owes: AtomicBool,
+    /// When the request body last moved, in milliseconds from `EPOCH` plus one; zero if it has not.
+    moved_at: AtomicU64,
     /// The target has asked for the body (`100 Continue`), or has answered.
     pub(crate) continue_received: AtomicBool,
+    /// The target has answered for good without asking for the body.
+    pub(crate) abandoned: AtomicBool,
     /// The body must wait for the above.
     pub(crate) await_continue: AtomicBool,
 }
@@ -90,8 +107,48 @@ impl Shared {
         self.uploading.store(uploading, Ordering::Relaxed);
         self.await_continue.store(await_continue, Ordering::Relaxed);
         self.continue_received.store(false, Ordering::Relaxed);
+        self.abandoned.store(false, Ordering::Relaxed);
+        self.client_owes.store(false, Ordering::Relaxed);
+        self.moved_at.store(0, Ordering::Relaxed);
         if let Ok(mut slot) = self.upload_failed.lock() {
             *slot = None;
+        }
+    }
+
+    /// The request body waits for its sender, or no longer does.
+    pub(crate) fn set_client_owes(&self, owes: bool) {
+        self.client_owes.store(owes, Ordering::Relaxed);
+    }
+
+    /// Part of the request body, or its end, goes to the target now.
+    pub(crate) fn upload_moved(&self) {
+        let since = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.moved_at.store(since + 1, Ordering::Relaxed);
+    }
+
+    /// When the answer is due, if that is later than now: the time for it counts from the last byte of the request, and a client
+    /// that pauses its upload is not the target's fault. `None`: it is overdue.
+    pub(crate) fn due(&self, timeout: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        if self.client_owes.load(Ordering::Relaxed) {
+            return Some(now + timeout);
+        }
+        let moved = self.moved_at.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(*EPOCH + Duration::from_millis(moved) + timeout).filter(|due| *due > now)
+    }
+
+    /// Whether there is a rest of the request body that the target does not take.
+    pub(crate) fn upload_is_stuck(&self) -> bool {
+        self.uploading.load(Ordering::Relaxed) && !self.client_owes.load(Ordering::Relaxed)
+    }
+
+    /// An error of the request body is the client's, whatever the connection makes of it.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        match self.upload_failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(UploadError::TooLarge) => Error::new(Kind::RequestTooLarge),
+            Some(UploadError::Rejected(rejection)) => Error::rejected(*rejection),
+            Some(UploadError::Broken(text)) => Error::new(Kind::RequestBroken).with_detail(text),
+            None => error,
         }
     }
 }

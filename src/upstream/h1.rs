@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    body::{Body, UploadError},
+    body::Body,
     drive::Shared,
     error::{Error, Kind},
 };
@@ -39,6 +39,9 @@ pub(crate) struct HeadLimits {
     /// How long an `Expect: 100-continue` is waited on before the body is sent anyway (RFC 9110 §10.1.1).
     pub(crate) continue_wait: Duration,
 }
+
+/// Longest standstill of an upload whose answer is complete already: nobody waits for it any more.
+const MAX_TAIL: Duration = Duration::from_secs(30);
 
 /// A socket that counts what is read, so that endless interim responses are noticed.
 #[derive(Debug)]
@@ -172,6 +175,11 @@ impl H1 {
         !self.tx.is_closed()
     }
 
+    /// Whether the target has answered for good without asking for the body: the connection serves nothing else.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.shared.abandoned.load(Ordering::Relaxed)
+    }
+
     /// Whether the request body is still under way.
     pub(crate) fn is_uploading(&self) -> bool {
         self.shared.uploading.load(Ordering::Relaxed)
@@ -179,10 +187,11 @@ impl H1 {
 
     /// Sends a request and waits for the head of the final response.
     pub(crate) async fn exchange(&mut self, request: Request<Body>, limits: &HeadLimits) -> Result<Response<Incoming>, Failed> {
-        let expects = request.headers().contains_key(http::header::EXPECT);
+        // Without a body there is nothing to wait with (RFC 9110 §10.1.1).
+        let expects = request.headers().contains_key(http::header::EXPECT) && !request.body().is_empty();
         let mut request = request.map(|body| {
             let uploading = !body.is_empty();
-            self.shared.reset(uploading, expects && uploading);
+            self.shared.reset(uploading, expects);
             if uploading { body.watched(self.shared.clone()) } else { body }
         });
         if expects {
@@ -192,11 +201,12 @@ impl H1 {
                     shared.continue_received.store(true, Ordering::Relaxed);
                 }
             });
+        } else {
+            request.headers_mut().remove(http::header::EXPECT);
         }
         let started_at = self.shared.read.load(Ordering::Relaxed);
-        let mut sent_before = self.shared.sent.load(Ordering::Relaxed);
         let start = Instant::now();
-        let mut wait = if expects { limits.continue_wait.min(limits.timeout) } else { limits.timeout };
+        let wait = if expects { limits.continue_wait.min(limits.timeout) } else { limits.timeout };
         self.timer.set(start + wait);
         let mut response = pin!(self.tx.try_send_request(request));
         let (conn, shared, timer, waker) = (&mut self.conn, &self.shared, &mut self.timer, &self.waker);
@@ -226,13 +236,11 @@ impl H1 {
                     return Poll::Ready(Err((Error::new(Kind::HeadTooLarge), None)));
                 }
                 if timer.poll(&mut inner).is_ready() {
-                    let sent = shared.sent.load(Ordering::Relaxed);
+                    // The body may now go without a `100`, or the upload is not over: the clock starts at its last byte.
                     let waiting = shared.await_continue.swap(false, Ordering::Relaxed);
-                    if waiting || sent > sent_before {
-                        // Either the body may now go without a `100`, or the upload has moved: the clock starts again.
-                        sent_before = sent;
-                        wait = limits.timeout;
-                        timer.set(Instant::now() + wait);
+                    let due = if waiting { Some(Instant::now() + limits.timeout) } else { shared.due(limits.timeout) };
+                    if let Some(due) = due {
+                        timer.set(due);
                         continue;
                     }
                     shared.leave_ready();
@@ -246,22 +254,17 @@ impl H1 {
             }
         })
         .await;
-        // Whatever is left of a body that waited for `100 Continue` may go now that the final answer is known.
-        self.shared.await_continue.store(false, Ordering::Relaxed);
+        let unasked =
+            self.shared.await_continue.swap(false, Ordering::Relaxed) && !self.shared.continue_received.load(Ordering::Relaxed);
+        if unasked && outcome.is_ok() {
+            self.shared.abandoned.store(true, Ordering::Relaxed);
+            // The connection lets its body know before anybody answers the client.
+            let _ = self.conn.poll_without_shutdown(&mut Context::from_waker(&self.waker));
+        }
         outcome.map_err(|(error, unsent)| {
             let silent = self.shared.read.load(Ordering::Relaxed) == started_at;
-            Failed { error: self.blame(error), unsent, silent }
+            Failed { error: self.shared.blame(error), unsent, silent }
         })
-    }
-
-    /// An error of the request body is the client's, whatever the connection makes of it.
-    fn blame(&self, error: Error) -> Error {
-        match self.shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(UploadError::TooLarge) => Error::new(Kind::RequestTooLarge),
-            Some(UploadError::Rejected(rejection)) => Error::rejected(*rejection),
-            Some(UploadError::Broken(text)) => Error::new(Kind::RequestBroken).with_detail(text),
-            None => error,
-        }
     }
 
     /// Polls the body of the response together with the connection that it comes from.
@@ -280,14 +283,14 @@ impl H1 {
             for step in 0..2 {
                 if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut unseen) {
                     self.shared.leave_ready();
-                    return Poll::Ready(frame.map(|f| f.map_err(|e| self.blame(Error::from_hyper(&e)))));
+                    return Poll::Ready(frame.map(|f| f.map_err(|e| self.shared.blame(Error::from_hyper(&e)))));
                 }
                 if step == 0 && self.conn.poll_without_shutdown(&mut inner).is_ready() {
                     // The connection has ended and left in the channel whatever there was; an unfinished body errs there.
                     let last = Pin::new(&mut *incoming).poll_frame(&mut unseen);
                     self.shared.leave_ready();
                     return match last {
-                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| self.blame(Error::from_hyper(&e))))),
+                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| self.shared.blame(Error::from_hyper(&e))))),
                         Poll::Pending => Poll::Ready(Some(Err(Error::new(Kind::Incomplete)))),
                     };
                 }
@@ -316,8 +319,19 @@ impl H1 {
     }
 
     /// Runs the connection on its own until the exchange is over, for a response that arrives while the request is still being
-    /// sent: then neither direction may wait for the other.
-    pub(crate) async fn run(mut self: Box<Self>) {
-        let _ = std::future::poll_fn(|cx| self.conn.poll_without_shutdown(cx)).await;
+    /// sent: then neither direction may wait for the other. A target that takes nothing of the rest for `idle` loses it.
+    pub(crate) async fn run(self: Box<Self>, idle: Duration) {
+        let Self { tx, mut conn, shared, .. } = *self;
+        // Without its sender the connection closes after this exchange; with it, it would wait here for another one.
+        drop(tx);
+        let idle = idle.min(MAX_TAIL);
+        let moved = || (shared.sent.load(Ordering::Relaxed), shared.read.load(Ordering::Relaxed));
+        let mut ended = pin!(std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)));
+        loop {
+            let before = moved();
+            if tokio::time::timeout(idle, ended.as_mut()).await.is_ok() || (moved() == before && shared.upload_is_stuck()) {
+                return;
+            }
+        }
     }
 }

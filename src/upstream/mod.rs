@@ -18,7 +18,7 @@ mod h1;
 mod pool;
 mod response;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri};
 use http_body::Body as _;
@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub use body::Body;
+use drive::Shared;
 pub use error::Error;
 pub(crate) use error::Kind as ErrorKind;
 pub use fetch::Redirects;
@@ -87,7 +88,7 @@ impl Upstream {
                 max_count: 100,
                 continue_wait: Duration::from_secs(1),
             },
-            pool: PoolLimits { idle_per_key: 256, idle_total: 4096, idle_timeout: Duration::from_secs(60) },
+            pool: PoolLimits { per_key: 256, total: 4096, timeout: Duration::from_secs(60) },
             idle: Duration::from_secs(300),
         }
     }
@@ -118,7 +119,7 @@ impl Upstream {
         let inner = &*self.0;
         let start = Instant::now();
         let key = Key::new(permit.origin(), permit.generation(), tenant);
-        let mut request = self.prepare(permit, request);
+        let mut request = prepare(permit, request);
 
         if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
             let spare = spare(&request);
@@ -152,7 +153,7 @@ impl Upstream {
     pub(crate) async fn upgrade(&self, permit: &EgressPermit, request: Request<Body>) -> Result<Upgrade, Error> {
         let inner = &*self.0;
         let start = Instant::now();
-        let request = self.prepare(permit, request);
+        let request = prepare(permit, request);
         let Connected { io, peer, .. } = inner.connector.connect(permit, true).await?;
         let mut conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
         let response = conn.exchange(request, &inner.head).await.map_err(|failed| failed.error)?;
@@ -171,12 +172,12 @@ impl Upstream {
         let connected = self.0.connector.connect(permit, true).await?;
         Ok((connected.io, connected.peer))
     }
+}
 
-    fn prepare(&self, permit: &EgressPermit, mut request: Request<Body>) -> Request<Body> {
-        request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
-        *request.version_mut() = Version::HTTP_11;
-        request
-    }
+fn prepare(permit: &EgressPermit, mut request: Request<Body>) -> Request<Body> {
+    request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
+    *request.version_mut() = Version::HTTP_11;
+    request
 }
 
 /// The outcome of [`Upstream::upgrade`].
@@ -232,7 +233,11 @@ impl Inner {
             return Err(Failed { error, unsent: None, silent: false });
         }
         let (parts, incoming) = response.into_parts();
-        let body = UpstreamBody::inline(incoming, conn, self.pool.clone(), key.clone(), self.idle);
+        let body = if conn.is_abandoned() {
+            UpstreamBody::alone(incoming, conn, self.idle)
+        } else {
+            UpstreamBody::inline(incoming, conn, self.pool.clone(), key.clone(), self.idle)
+        };
         Ok(Response::from_parts(parts, body))
     }
 
@@ -276,16 +281,29 @@ impl Inner {
         }
         // HTTP/2 multiplexes, so a body that waits costs nobody else anything: no need to hold it back for a `100`.
         request.headers_mut().remove(header::EXPECT);
-        match tokio::time::timeout(self.head.timeout, sender.try_send_request(request)).await {
-            Ok(Ok(response)) => {
+        let shared = Arc::new(Shared::default());
+        let request = request.map(|body| if body.is_empty() { body } else { body.watched(shared.clone()) });
+        let mut deadline = Instant::now() + self.head.timeout;
+        let mut answer = pin!(sender.try_send_request(request));
+        let answer = loop {
+            match tokio::time::timeout_at(deadline, answer.as_mut()).await {
+                Ok(answer) => break answer,
+                Err(_) => match shared.due(self.head.timeout) {
+                    Some(due) => deadline = due,
+                    None => return Err(fail(Error::new(ErrorKind::HeadTimeout))),
+                },
+            }
+        };
+        match answer {
+            Ok(response) => {
                 let (parts, incoming) = response.into_parts();
                 Ok(Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)))
             }
-            Ok(Err(mut e)) => {
+            Err(mut e) => {
                 let unsent = e.take_message();
-                Err(Failed { error: Error::from_hyper(&e.into_error()), unsent, silent: false })
+                // No head has come, which is all that the retry rule asks.
+                Err(Failed { error: shared.blame(Error::from_hyper(&e.into_error())), unsent, silent: true })
             }
-            Err(_) => Err(fail(Error::new(ErrorKind::HeadTimeout))),
         }
     }
 }
@@ -312,7 +330,7 @@ impl UpstreamBuilder {
 
     /// How many connections may rest per key, in total, and for how long. Default 256, 4,096 and 60 s.
     pub fn pool(mut self, per_key: usize, total: usize, idle_timeout: Duration) -> Self {
-        self.pool = PoolLimits { idle_per_key: per_key, idle_total: total, idle_timeout };
+        self.pool = PoolLimits { per_key, total, timeout: idle_timeout };
         self
     }
 

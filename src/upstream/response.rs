@@ -51,7 +51,7 @@ impl UpstreamBody {
 
     pub(crate) fn inline(incoming: Incoming, mut conn: Box<H1>, home: Arc<Pool>, key: Key, idle: Duration) -> Self {
         if conn.is_uploading() {
-            tokio::spawn(conn.run());
+            tokio::spawn(conn.run(idle));
             return Self::driven(incoming, idle);
         }
         if incoming.is_end_stream() {
@@ -102,12 +102,10 @@ impl HttpBody for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        if let Some(end) = &mut this.end {
-            if end.as_mut().poll(cx).is_ready() {
-                this.kind = Kind::Empty;
-                this.end = None;
-                return Poll::Ready(None);
-            }
+        if this.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+            this.kind = Kind::Empty;
+            this.end = None;
+            return Poll::Ready(None);
         }
         let frame = match &mut this.kind {
             Kind::Empty => return Poll::Ready(None),

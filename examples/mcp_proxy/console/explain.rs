@@ -4,8 +4,9 @@ use std::{
     cell::RefCell,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
 };
+
+use tokio::time::Instant;
 
 use portcullis::{
     connect::{ConnectError, GuardedConnector, RecordingDialer},
