@@ -135,7 +135,7 @@ mod tests {
             if let Some(record) = RequestContext::of(request.extensions()).and_then(RequestContext::record) {
                 let mut call = McpCall::default();
                 call.id = Some(json!("seven"));
-                record.with(|r| r.mcp = Some(Box::new(call)));
+                record.with(|r| r.mcp = Some(call.into()));
             }
             Rejection::new(RejectionKind::RateLimited).into_response::<http_body_util::Empty<bytes::Bytes>>()
         });
