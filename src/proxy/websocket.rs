@@ -41,13 +41,11 @@ pub(crate) fn asked<B>(request: &Request<B>) -> Result<Asked, Rejection> {
             over_http2: true,
         }));
     }
-    let upgrade = headers.get_all(header::UPGRADE).iter().any(|v| contains_token(v, "websocket"));
-    let connection = headers.get_all(header::CONNECTION).iter().any(|v| contains_token(v, "upgrade"));
-    if !upgrade {
+    if !headers.get_all(header::UPGRADE).iter().any(|v| contains_token(v, "websocket")) {
         return Ok(Asked::Nothing);
     }
-    if !connection {
-        // Without the option the field is not meant for this hop (RFC 9110 §7.8).
+    // Without the option the field is not meant for this hop (RFC 9110 §7.8).
+    if !headers.get_all(header::CONNECTION).iter().any(|v| contains_token(v, "upgrade")) {
         return Ok(Asked::Nothing);
     }
     if request.method() != Method::GET || request.version() != Version::HTTP_11 {
