@@ -35,8 +35,7 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Key {
     pub(crate) fn new(origin: &Arc<Origin>, generation: u64, tenant: Option<&Arc<str>>) -> Self {
-        let secure = origin.scheme().is_secure();
-        let hash = HASHER.hash_one((secure, origin.authority().as_bytes(), origin.port(), generation, tenant.map(AsRef::as_ref)));
+        let hash = HASHER.hash_one((origin.connection_hash(), generation, tenant.map(AsRef::as_ref)));
         Self { hash, origin: origin.clone(), generation, tenant: tenant.cloned() }
     }
 
