@@ -276,9 +276,7 @@ impl Config {
             return Ok(options_here());
         }
         match websocket::asked(request)? {
-            Asked::WebSocket(offer) => {
-                Box::pin(Arc::clone(self).websocket(upstream::take(request), permit, target, offer)).await
-            }
+            Asked::WebSocket(offer) => Box::pin(Arc::clone(self).websocket(upstream::take(request), permit, target, offer)).await,
             Asked::Nothing if target.scheme().is_websocket() => Err(Rejection::new(RejectionKind::UpgradeRequired)),
             Asked::Nothing if *request.method() == Method::CONNECT => Err(Rejection::new(RejectionKind::NotImplemented)),
             Asked::Nothing => self.forward(request, &permit, &target).await,

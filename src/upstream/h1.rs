@@ -128,6 +128,8 @@ pub(crate) struct H1 {
     max_head_bytes: u64,
     /// The other end.
     pub(crate) peer: SocketAddr,
+    /// When something of the exchange has moved last.
+    pub(crate) active: Instant,
     /// The response body that is being read. Here, because what a body holds is moved by every layer it passes.
     pub(crate) incoming: Option<Incoming>,
     /// Where the connection rests when that body has ended.
@@ -155,8 +157,20 @@ impl H1 {
             .await
             .map_err(|e| Error::from_hyper(&e))?;
         let waker = Waker::from(shared.clone());
-        let timer = LazyTimer::new(Instant::now() + limits.timeout);
-        Ok(Self { tx, conn, shared, waker, timer, max_head_bytes: limits.max_bytes as u64 * 4, peer, incoming: None, home: None })
+        let active = Instant::now();
+        let timer = LazyTimer::new(active + limits.timeout);
+        Ok(Self {
+            active,
+            tx,
+            conn,
+            shared,
+            waker,
+            timer,
+            max_head_bytes: limits.max_bytes as u64 * 4,
+            peer,
+            incoming: None,
+            home: None,
+        })
     }
 
     /// Whether a connection at rest can take another request. A socket that was closed, or that sent bytes nobody asked for,
@@ -188,6 +202,7 @@ impl H1 {
         &mut self,
         place: &mut Request<Body>,
         limits: &HeadLimits,
+        start: Instant,
     ) -> Result<Response<Incoming>, Failed> {
         let expects = place.headers().contains_key(http::header::EXPECT);
         let mut request = super::take(place).map(|body| {
@@ -205,7 +220,6 @@ impl H1 {
         }
         let started_at = self.shared.read.load(Ordering::Relaxed);
         let mut sent_before = self.shared.sent.load(Ordering::Relaxed);
-        let start = Instant::now();
         let mut wait = if expects { limits.continue_wait.min(limits.timeout) } else { limits.timeout };
         self.timer.set(start + wait);
         let mut response = pin!(self.tx.try_send_request(request));
@@ -298,7 +312,9 @@ impl H1 {
                     let last = Pin::new(&mut *incoming).poll_frame(&mut unseen);
                     shared.leave_ready();
                     return match last {
-                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| Self::blame(shared, Error::from_hyper(&e))))),
+                        Poll::Ready(frame) => {
+                            Poll::Ready(frame.map(|f| f.map_err(|e| Self::blame(shared, Error::from_hyper(&e)))))
+                        }
                         Poll::Pending => Poll::Ready(Some(Err(Error::new(Kind::Incomplete)))),
                     };
                 }
@@ -316,8 +332,9 @@ impl H1 {
     }
 
     /// Nothing may move for that long from now on.
-    pub(crate) fn set_idle_deadline(&mut self, at: Instant) {
-        self.timer.set(at);
+    pub(crate) fn set_idle_deadline(&mut self, now: Instant, idle: Duration) {
+        self.active = now;
+        self.timer.set(now + idle);
     }
 
     /// Gives up the HTTP part: the socket, and what was read beyond the response head.

@@ -133,20 +133,20 @@ impl Upstream {
         if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
             let spare = spare(request);
             match Box::pin(inner.send_h2(sender, request, permit)).await {
-                Ok(response) => return Ok((response, info(peer, true, start))),
+                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
                 Err(failed) => again(failed, spare, request)?,
             }
         } else if let Some(conn) = inner.pool.take(&key) {
             let spare = spare(request);
             let peer = conn.peer;
-            match inner.send_h1(conn, request, &key).await {
-                Ok(response) => return Ok((response, info(peer, true, start))),
+            match inner.send_h1(conn, request, &key, start).await {
+                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
                 Err(failed) => again(failed, spare, request)?,
             }
         }
         // Boxed: a new connection is the rare case, and its futures are large.
-        let (response, peer) = Box::pin(inner.send_fresh(permit, request, key)).await?;
-        Ok((response, info(peer, false, start)))
+        let (response, now, peer) = Box::pin(inner.send_fresh(permit, request, key)).await?;
+        Ok((response, info(peer, false, now - start)))
     }
 
     /// Sends an HTTP/1.1 upgrade on a connection of its own. A `101` comes with the connection to go on with; any other answer is
@@ -157,14 +157,15 @@ impl Upstream {
         prepare(permit, &mut request);
         let Connected { io, peer, .. } = inner.connector.connect(permit, true).await?;
         let mut conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
-        let response = conn.exchange(&mut request, &inner.head).await.map_err(|failed| failed.error)?;
-        let info = info(peer, false, start);
+        let response = conn.exchange(&mut request, &inner.head, Instant::now()).await.map_err(|failed| failed.error)?;
+        let now = Instant::now();
+        let info = info(peer, false, now - start);
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Upgrade::Switched { response: response.map(drop), conn, info });
         }
         let (parts, incoming) = response.into_parts();
         // Not for the pool: the target has seen an `Upgrade` and may think otherwise about this connection than we do.
-        let body = UpstreamBody::alone(incoming, conn, inner.idle);
+        let body = UpstreamBody::alone(incoming, conn, inner.idle, now);
         Ok(Upgrade::Refused { response: Response::from_parts(parts, body), info })
     }
 
@@ -191,8 +192,8 @@ pub(crate) enum Upgrade {
     Refused { response: Response<UpstreamBody>, info: UpstreamInfo },
 }
 
-fn info(addr: SocketAddr, reused: bool, start: Instant) -> UpstreamInfo {
-    UpstreamInfo { addr, reused, head_after: start.elapsed() }
+fn info(addr: SocketAddr, reused: bool, head_after: Duration) -> UpstreamInfo {
+    UpstreamInfo { addr, reused, head_after }
 }
 
 /// A copy of a request that may be sent a second time (RFC 9110 §9.2.2): idempotent and without a body.
@@ -227,7 +228,7 @@ impl Inner {
         permit: &EgressPermit,
         request: &mut Request<Body>,
         key: Key,
-    ) -> Result<(Response<UpstreamBody>, SocketAddr), Error> {
+    ) -> Result<(Response<UpstreamBody>, Instant, SocketAddr), Error> {
         let Connected { io, peer, is_h2, .. } = self.connector.connect(permit, false).await?;
         let sent = if is_h2 {
             let sender = self.handshake_h2(io).await?;
@@ -235,12 +236,20 @@ impl Inner {
             self.send_h2(sender, request, permit).await
         } else {
             let conn = Box::new(H1::handshake(io, peer, &self.head).await?);
-            self.send_h1(conn, request, &key).await
+            self.send_h1(conn, request, &key, Instant::now()).await
         };
-        Ok((sent.map_err(|failed| failed.error)?, peer))
+        let (response, now) = sent.map_err(|failed| failed.error)?;
+        Ok((response, now, peer))
     }
 
-    async fn send_h1(&self, mut conn: Box<H1>, request: &mut Request<Body>, key: &Key) -> Result<Response<UpstreamBody>, Failed> {
+    /// The response, and the moment of its head.
+    async fn send_h1(
+        &self,
+        mut conn: Box<H1>,
+        request: &mut Request<Body>,
+        key: &Key,
+        start: Instant,
+    ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
         // hyper drops the body of a GET or HEAD whose length it does not know, unless the framing is spelled out.
@@ -251,15 +260,16 @@ impl Inner {
         {
             request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let response = conn.exchange(request, &self.head).await?;
+        let response = conn.exchange(request, &self.head, start).await?;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it (RFC 9110 §15.2.2); the connection is lost with it.
             let error = Error::new(ErrorKind::UpgradeFailed).with_detail("unsolicited 101");
             return Err(Failed { error, unsent: false, silent: false });
         }
         let (parts, incoming) = response.into_parts();
-        let body = UpstreamBody::inline(incoming, conn, self.pool.clone(), key.clone(), self.idle);
-        Ok(Response::from_parts(parts, body))
+        let now = Instant::now();
+        let body = UpstreamBody::inline(incoming, conn, (self.pool.clone(), key.clone()), self.idle, now);
+        Ok((Response::from_parts(parts, body), now))
     }
 
     async fn handshake_h2(&self, io: ConnectedIo) -> Result<http2::SendRequest<Body>, Error> {
@@ -285,7 +295,7 @@ impl Inner {
         mut sender: http2::SendRequest<Body>,
         request: &mut Request<Body>,
         permit: &EgressPermit,
-    ) -> Result<Response<UpstreamBody>, Failed> {
+    ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
         let fail = |error| Failed { error, unsent: false, silent: false };
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
         let authority = request.headers_mut().remove(header::HOST).unwrap_or_else(|| permit.origin().authority().clone());
@@ -305,7 +315,7 @@ impl Inner {
         match tokio::time::timeout(self.head.timeout, sender.try_send_request(take(request))).await {
             Ok(Ok(response)) => {
                 let (parts, incoming) = response.into_parts();
-                Ok(Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)))
+                Ok((Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)), Instant::now()))
             }
             Ok(Err(mut e)) => {
                 let message = e.take_message();

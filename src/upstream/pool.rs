@@ -129,7 +129,8 @@ impl Pool {
             self.idle.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let since = Instant::now();
+        // No clock is read for it: a rest is about a minute long, and the body that has just ended was not.
+        let since = conn.active;
         {
             let mut shard = lock(self.shard(&key));
             let list = shard.entry(key.hash).or_default();

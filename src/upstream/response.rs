@@ -48,22 +48,30 @@ impl UpstreamBody {
         Self { kind: Kind::Empty, idle: Duration::ZERO, end: None }
     }
 
-    pub(crate) fn inline(incoming: Incoming, mut conn: Box<H1>, home: Arc<Pool>, key: Key, idle: Duration) -> Self {
+    /// `now` is the moment of the head.
+    pub(crate) fn inline(
+        incoming: Incoming,
+        mut conn: Box<H1>,
+        (home, key): (Arc<Pool>, Key),
+        idle: Duration,
+        now: Instant,
+    ) -> Self {
         if conn.is_uploading() {
             tokio::spawn(conn.run());
             return Self::driven(incoming, idle);
         }
         if incoming.is_end_stream() {
+            conn.active = now;
             home.put(key, conn);
             return Self::empty();
         }
         conn.home = Some((home, key));
-        Self::alone(incoming, conn, idle)
+        Self::alone(incoming, conn, idle, now)
     }
 
     /// A body whose connection is closed at its end.
-    pub(crate) fn alone(incoming: Incoming, mut conn: Box<H1>, idle: Duration) -> Self {
-        conn.set_idle_deadline(Instant::now() + idle);
+    pub(crate) fn alone(incoming: Incoming, mut conn: Box<H1>, idle: Duration, now: Instant) -> Self {
+        conn.set_idle_deadline(now, idle);
         conn.incoming = Some(incoming);
         Self { kind: Kind::Inline(conn), idle, end: None }
     }
@@ -84,11 +92,11 @@ impl UpstreamBody {
     /// Nothing may arrive for that long, or the stream ends with an error. Comments on event streams count as arrivals.
     pub fn set_idle_timeout(&mut self, idle: Duration) {
         self.idle = idle;
-        let at = Instant::now() + idle;
+        let now = Instant::now();
         match &mut self.kind {
             Kind::Empty => {}
-            Kind::Inline(conn) => conn.set_idle_deadline(at),
-            Kind::Driven(driven) => driven.timer.set(at),
+            Kind::Inline(conn) => conn.set_idle_deadline(now, idle),
+            Kind::Driven(driven) => driven.timer.set(now + idle),
         }
     }
 
@@ -128,7 +136,7 @@ impl HttpBody for UpstreamBody {
                 let frame = ready!(conn.poll_body(cx));
                 match &frame {
                     Some(Ok(_)) if conn.incoming.as_ref().is_some_and(|i| !i.is_end_stream()) => {
-                        conn.set_idle_deadline(Instant::now() + this.idle);
+                        conn.set_idle_deadline(Instant::now(), this.idle);
                     }
                     Some(Ok(_)) | None => this.finish(),
                     Some(Err(_)) => {}
