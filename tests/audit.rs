@@ -203,7 +203,7 @@ fn full_record() -> Record {
     let mut call = McpCall::default();
     call.method = Some("tools/call".into());
     call.name = Some("echo\u{7}".into());
-    r.mcp = Some(Box::new(call));
+    r.mcp = Some(call.into());
     r.close_code = Some(1009);
     r.closed_by = Some(ClosedBy::Proxy);
     r.tunnel = true;

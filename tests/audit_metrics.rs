@@ -44,7 +44,7 @@ fn scrape() -> String {
         let secret = Some("https://secret-host.example/secret-path?secret-query");
         sink.record(record(secret, 200, Outcome::Complete));
         let mut mcp = record(secret, 200, Outcome::Complete);
-        mcp.mcp = Some(Box::new(McpCall::default()));
+        mcp.mcp = Some(McpCall::default().into());
         sink.record(mcp);
         for reason in ["address_denied", "address_denied", "unauthenticated"] {
             let mut refused = record(None, 403, Outcome::Refused);

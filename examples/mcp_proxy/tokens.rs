@@ -111,6 +111,9 @@ pub fn new(args: &NewToken) -> Result<String, Invalid> {
     if let Some(rate) = &args.rate {
         let _ = writeln!(toml, "rate = {}", quoted(rate));
     }
+    if args.operator {
+        toml.push_str("operator = true\n");
+    }
     // What is printed is what will be read.
     let file = crate::config::File::parse(&toml)?;
     for token in &file.token {

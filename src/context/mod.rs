@@ -75,7 +75,7 @@ pub struct RequestContext {
     permit: Option<EgressPermit>,
     rate_limit: Option<RateLimitState>,
     record: Option<RecordHandle>,
-    mcp: Option<Box<McpCall>>,
+    mcp: Option<Arc<McpCall>>,
     credential_fields: Option<Arc<[HeaderName]>>,
 }
 
@@ -149,8 +149,8 @@ impl RequestContext {
     }
 
     /// Sets what is known of the JSON-RPC request.
-    pub fn set_mcp(&mut self, call: McpCall) -> &mut Self {
-        self.mcp = Some(Box::new(call));
+    pub fn set_mcp(&mut self, call: impl Into<Arc<McpCall>>) -> &mut Self {
+        self.mcp = Some(call.into());
         self
     }
 }

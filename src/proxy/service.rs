@@ -33,7 +33,8 @@ use crate::{
     net::{Target, TargetStyle},
     rejection::{DEFAULT_PSEUDONYM, Rejection, RejectionKind},
     signal::{CloseReason, Signal},
-    upstream::{Body, Error, Upgrade, Upstream, UpstreamBody, UpstreamInfo},
+    tokens::Principal,
+    upstream::{self, Body, Error, Upgrade, Upstream, UpstreamBody, UpstreamInfo},
 };
 
 /// The response body of [`ProxyService`].
@@ -241,8 +242,9 @@ where
             None => Body::stream(body),
         });
         ResponseFuture(Box::pin(async move {
+            let mut request = request;
             let expose = config.expose;
-            match config.answer(request).await {
+            match config.answer(&mut request).await {
                 Ok(response) => response,
                 Err(rejection) => if expose { rejection.exposed() } else { rejection }.into_response(),
             }
@@ -255,7 +257,8 @@ fn misconfigured(what: &'static str) -> Rejection {
 }
 
 impl Config {
-    async fn answer(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<ProxyBody>, Rejection> {
+    /// The request stays in its place, and the rare forms have a box of their own: the future of the common one is then small.
+    async fn answer(self: &Arc<Self>, request: &mut Request<Body>) -> Result<Response<ProxyBody>, Rejection> {
         let context = RequestContext::of_mut(request.extensions_mut());
         let permit = context.take_permit().ok_or_else(|| misconfigured("no egress permit: SsrfGuardLayer is missing"))?;
         let target = context.target().cloned().ok_or_else(|| misconfigured("no target: TargetLayer is missing"))?;
@@ -267,13 +270,13 @@ impl Config {
             return Err(Rejection::new(RejectionKind::MethodNotAllowed));
         }
         if target.style() == TargetStyle::Connect {
-            return self.connect(request, &permit, target).await;
+            return Box::pin(Arc::clone(self).connect(upstream::take(request), &permit, target)).await;
         }
         if sanitize::is_last_hop(request.method(), request.headers()) {
             return Ok(options_here());
         }
-        match websocket::asked(&request)? {
-            Asked::WebSocket(offer) => self.websocket(request, permit, target, offer).await,
+        match websocket::asked(request)? {
+            Asked::WebSocket(offer) => Box::pin(Arc::clone(self).websocket(upstream::take(request), permit, target, offer)).await,
             Asked::Nothing if target.scheme().is_websocket() => Err(Rejection::new(RejectionKind::UpgradeRequired)),
             Asked::Nothing if *request.method() == Method::CONNECT => Err(Rejection::new(RejectionKind::NotImplemented)),
             Asked::Nothing => self.forward(request, &permit, &target).await,
@@ -282,20 +285,19 @@ impl Config {
 
     async fn forward(
         &self,
-        request: Request<Body>,
+        request: &mut Request<Body>,
         permit: &EgressPermit,
         target: &Target,
     ) -> Result<Response<ProxyBody>, Rejection> {
-        let (mut parts, body) = request.into_parts();
         // A stream that carries the answer to a POST is a request in flight: `serve` gives it the drain time.
-        let ends_at_shutdown = parts.method == Method::GET;
-        let extensions = std::mem::take(&mut parts.extensions);
+        let ends_at_shutdown = *request.method() == Method::GET;
+        let extensions = std::mem::take(request.extensions_mut());
         let context = RequestContext::of(&extensions);
-        self.clean(&mut parts.headers, &parts.method, parts.version, target, context)?;
-        parts.uri = Uri::from(target.path_and_query().clone());
-        let tenant = context.and_then(RequestContext::principal).map(|p| p.id().clone());
-        let request = Request::from_parts(parts, body);
-        let sent = self.upstream.send(permit, tenant.as_ref(), request).await;
+        let (method, version) = (request.method().clone(), request.version());
+        self.clean(request.headers_mut(), &method, version, target, context)?;
+        *request.uri_mut() = Uri::from(target.path_and_query().clone());
+        let tenant = context.and_then(RequestContext::principal).map(Principal::id);
+        let sent = self.upstream.send_from(permit, tenant, request).await;
         let (mut response, info) = sent.map_err(Error::into_rejection)?;
         note(context, &info);
         let status = response.status();

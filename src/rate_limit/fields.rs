@@ -146,6 +146,7 @@ impl Text {
         if self.heap.is_empty() { self.buf.get(..self.len).unwrap_or_default() } else { &self.heap }
     }
 
+    #[inline]
     fn push(&mut self, bytes: &[u8]) {
         if self.heap.is_empty() {
             if let Some(room) = self.buf.get_mut(self.len..self.len + bytes.len()) {

@@ -35,8 +35,7 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Key {
     pub(crate) fn new(origin: &Arc<Origin>, generation: u64, tenant: Option<&Arc<str>>) -> Self {
-        let secure = origin.scheme().is_secure();
-        let hash = HASHER.hash_one((secure, origin.authority().as_bytes(), origin.port(), generation, tenant.map(AsRef::as_ref)));
+        let hash = HASHER.hash_one((origin.connection_hash(), generation, tenant.map(AsRef::as_ref)));
         Self { hash, origin: origin.clone(), generation, tenant: tenant.cloned() }
     }
 
@@ -131,7 +130,8 @@ impl Pool {
             self.idle.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let since = Instant::now();
+        // No clock is read for it: a rest is about a minute long, and the body that has just ended was not.
+        let since = conn.active;
         {
             let mut shard = lock(self.shard(&key));
             let list = shard.entry(key.hash).or_default();

@@ -114,7 +114,7 @@ function rate(minute) {
   });
   $('live-rate').replaceChildren(...bars);
   const all = totals.reduce((a, b) => a + b, 0);
-  const text = `${(all / SECONDS).toFixed(1)} on average, ${Math.max(...totals)} at most`;
+  const text = `mean ${(all / SECONDS).toFixed(1)}, peak ${Math.max(...totals)}`;
   $('live-rate-now').textContent = text;
   $('live-rate').setAttribute('aria-label', `Requests a second in the last minute: ${text}`);
 }
@@ -139,6 +139,7 @@ function latency(minute) {
     return svg('path', { class: name, d: path || 'M0 0' });
   });
   $('live-latency').replaceChildren(...lines);
+  $('live-latency-top').textContent = `the top is ${figure(top)} ms`;
   const all = minute.flatMap((bucket) => bucket?.times ?? []).sort((a, b) => a - b);
   const text = all.length ? `${figure(quantile(all, 0.5))} ms, 95 %: ${figure(quantile(all, 0.95))} ms` : '';
   $('live-latency-now').textContent = text;

@@ -141,6 +141,8 @@ function choose(chosen, button) {
   $('mcp-args').replaceChildren(form(chosen.inputSchema ?? {}));
   $('mcp-as-json').checked = false;
   asJson();
+  // Below the list, where there is one column only.
+  if (matchMedia('(max-width: 700px)').matches) $('mcp-tool').scrollIntoView();
   $('mcp-result').replaceChildren();
   say('mcp-call-status');
 }

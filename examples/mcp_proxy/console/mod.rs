@@ -10,6 +10,8 @@
 mod explain;
 mod live;
 
+use std::time::Duration;
+
 use axum::{
     Json, Router,
     body::Body,
@@ -37,6 +39,9 @@ const QUESTION: usize = 64 * 1024;
 /// `nosniff`, and not without a token in a field, which an element cannot send. `'self'` includes WebSockets of the same host.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// When a place among the listeners may be free again.
+const RETRY: Duration = Duration::from_secs(10);
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -130,7 +135,7 @@ async fn explain(
 
 async fn events(State(console): State<Console>, Operator(principal): Operator) -> Response {
     let Some(listener) = console.live.listen() else {
-        return refuse(Rejection::new(RejectionKind::Saturated).with_reason("console_listeners"));
+        return refuse(Rejection::new(RejectionKind::Saturated).with_reason("console_listeners").with_retry_after(RETRY));
     };
     let fields = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (fields, Body::from_stream(listener.events(&principal, console.shutdown))).into_response()

@@ -65,6 +65,7 @@ async function read(response, answer, begun) {
   $('request-answer').hidden = false;
   $('request-events').hidden = !events;
   $('request-text').hidden = Boolean(events);
+  $('request-tools').hidden = Boolean(events);
   $('request-events').replaceChildren();
   $('request-text').textContent = '';
   $('request-note').textContent = '';
@@ -117,7 +118,7 @@ function show(answer, total, state) {
   const { response } = answer;
   if (response) {
     // `fetch` shows a redirect that it did not follow without a status.
-    const status = response.type === 'opaqueredirect' ? 'redirect' : `${response.status} ${response.statusText}`.trim();
+    const status = response.type === 'opaqueredirect' ? 'redirect, not followed' : `${response.status} ${response.statusText}`.trim();
     parts.push(chip(status, response.status >= 400 ? 'bad' : response.status >= 200 && response.status < 300 ? 'good' : 'warn'));
     if (byProxy(response)) parts.push(chip('from the proxy, not from the target', 'warn'));
     parts.push(`head ${millis(answer.head)}`);

@@ -134,7 +134,7 @@ mod tests {
         let inner = Probe::new(async |request: Request<()>| {
             if let Some(record) = RequestContext::of(request.extensions()).and_then(RequestContext::record) {
                 let call = McpCall { id: Some(json!("seven")), ..McpCall::default() };
-                record.with(|r| r.mcp = Some(Box::new(call)));
+                record.with(|r| r.mcp = Some(call.into()));
             }
             Rejection::new(RejectionKind::RateLimited).into_response::<http_body_util::Empty<bytes::Bytes>>()
         });
