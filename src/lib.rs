@@ -16,8 +16,8 @@
 //!             ClientCertLayer        whom a certificate stands for
 //!             ProxyTokenLayer        who is asking                        401 407
 //!             TargetLayer            where to, parsed once                400
-//!             RateLimitLayer         by token                             429
 //!             ConcurrencyLimitLayer  by token, to the end of the body     429
+//!             RateLimitLayer         by token                             429
 //!             TokenScopeLayer        may this token go there              403
 //!             SsrfGuardLayer         may anybody: gives the permit        403
 //!             BodyLimitLayer, ResponseLimitLayer                          413 502

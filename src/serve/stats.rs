@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident $field:ident;)*) => {
         #[derive(Clone, Copy, Debug)]
+        #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without TLS no handshake fails"))]
         pub(super) enum Counter { $($variant,)* }
 
         #[derive(Debug, Default)]

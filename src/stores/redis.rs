@@ -102,8 +102,9 @@ pub struct RedisStoreBuilder {
 /// ```
 /// use portcullis::stores::{RedisStore, WhenAway};
 ///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), portcullis::ConfigError> {
 /// let store = RedisStore::builder("redis://127.0.0.1:6379")?.prefix("edge:").when_away(WhenAway::LocalShare { replicas: 3 }).build()?;
-/// # Ok::<(), portcullis::ConfigError>(())
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct RedisStore(Arc<Inner>);
@@ -155,8 +156,11 @@ impl RedisStoreBuilder {
     /// Makes the store. The connection is opened by the first request, or by [`RedisStore::connect`].
     ///
     /// # Errors
-    /// When the client cannot be set up.
+    /// When the client cannot be set up, or outside of a tokio runtime.
     pub fn build(self) -> Result<RedisStore, ConfigError> {
+        if Handle::try_current().is_err() {
+            return Err(ConfigError::new("redis", "the store has to be made within a tokio runtime"));
+        }
         let connection = manager(&self.client).map_err(|_| ConfigError::new("redis", "the Redis client cannot be set up"))?;
         Ok(RedisStore(Arc::new(Inner {
             client: self.client,
