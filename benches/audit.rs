@@ -1,6 +1,15 @@
 //! What the audit costs a request: the same service bare, with records that go nowhere, and with records written as JSON lines to
 //! a file that forgets.
 
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::wrong_self_convention
+)]
+
 use std::{
     convert::Infallible,
     future::Future,

@@ -1,7 +1,14 @@
 //! The guard's decision beside `url::Url::parse` alone: nanoseconds and allocations, in one run with rounds interleaved.
 //!
 //! `cargo bench --bench guard` (about ten seconds). Medians; the ratio is to the first line of each group.
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing
+)]
 
 use std::{
     future::Future,
@@ -34,7 +41,9 @@ struct Contender<'a> {
     times: Vec<f64>,
 }
 
-fn compare(title: &str, contenders: Vec<(&str, Box<dyn FnMut() + '_>)>) {
+type Named<'a> = (&'a str, Box<dyn FnMut() + 'a>);
+
+fn compare(title: &str, contenders: Vec<Named<'_>>) {
     let mut all: Vec<_> = contenders.into_iter().map(|(name, run)| Contender { name, run, times: Vec::new() }).collect();
     for round in 0..=ROUNDS {
         for c in &mut all {
@@ -102,7 +111,9 @@ fn addresses() {
     let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
     let (v4, v6, bad) = (ip("93.184.215.14"), ip("2606:4700:4700::1111"), ip("169.254.169.254"));
     let hand = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_unspecified()),
+        IpAddr::V4(ip) => {
+            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_unspecified())
+        }
         IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unique_local()),
     };
     compare(
@@ -138,7 +149,10 @@ fn decisions(title: &str, policy: &EgressPolicy) {
             ("TargetParser::parse, origin seen before", Box::new(|| drop(black_box(parser.parse(black_box(NAME)))))),
             ("permit, name", Box::new(|| drop(black_box(handle.permit(black_box(permit_target())))))),
             ("judge two answers", Box::new(|| drop(black_box(permit.judge(black_box(&answers)))))),
-            ("refuse a literal, with its text for the operator", Box::new(|| drop(black_box(handle.permit(black_box(&blocked)))))),
+            (
+                "refuse a literal, with its text for the operator",
+                Box::new(|| drop(black_box(handle.permit(black_box(&blocked))))),
+            ),
             ("full decision, literal (parse, permit, plan)", Box::new(|| drop(black_box(decide(&TARGETS, LITERAL))))),
             ("full decision, name with answers remembered", Box::new(|| drop(black_box(decide(&TARGETS, NAME))))),
         ],
@@ -153,10 +167,14 @@ fn permit_target() -> &'static Target {
 }
 
 fn layers() {
-    let inner = || tower::service_fn(|request: Request<()>| {
-        black_box(RequestContext::of(request.extensions()));
-        std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Empty::<bytes::Bytes>::new())))
-    });
+    let inner = || {
+        tower::service_fn(|request: Request<()>| {
+            black_box(RequestContext::of(request.extensions()));
+            std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
+                http_body_util::Empty::<bytes::Bytes>::new(),
+            )))
+        })
+    };
     let request = || {
         let mut request = Request::builder().uri("/proxy/https://api.service.example.com/a/b?c=d").body(()).unwrap();
         RequestContext::of_mut(request.extensions_mut());

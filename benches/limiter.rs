@@ -2,7 +2,15 @@
 //! medians printed as ratios.
 //!
 //! `cargo bench --bench limiter` (about a minute). Memory is measured first, in a fresh process for each contender.
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::type_complexity
+)]
 
 use std::{
     convert::Infallible,

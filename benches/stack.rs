@@ -1,6 +1,14 @@
 //! What the layers cost: each alone and all together over a service that is always ready, time and allocations, beside
 //! `tower-http`'s usual four in the same run. `cargo bench --bench stack` (about half a minute).
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::type_complexity
+)]
 
 use std::{
     convert::Infallible,
@@ -76,7 +84,8 @@ fn request(token: &'static str, url: &'static str) -> Request<Body> {
     headers.insert("content-type", "application/json".parse().unwrap());
     headers.insert("accept", "application/json, text/event-stream".parse().unwrap());
     headers.insert("x-proxy-token", http::HeaderValue::from_static(token));
-    RequestContext::of_mut(request.extensions_mut()).set_connection(ConnectionInfo::new(SocketAddr::from(([127, 0, 0, 1], 5000))));
+    RequestContext::of_mut(request.extensions_mut())
+        .set_connection(ConnectionInfo::new(SocketAddr::from(([127, 0, 0, 1], 5000))));
     request
 }
 
@@ -85,7 +94,11 @@ const URL: &str = "/proxy/http://127.0.0.1:31000/mcp?session=1";
 fn with_context() -> Request<Body> {
     let mut request = request(TOKEN, URL);
     let context = RequestContext::of_mut(request.extensions_mut());
-    context.set_client(portcullis::context::ClientAddr::new([127, 0, 0, 1].into(), SocketAddr::from(([127, 0, 0, 1], 5000)), false));
+    context.set_client(portcullis::context::ClientAddr::new(
+        [127, 0, 0, 1].into(),
+        SocketAddr::from(([127, 0, 0, 1], 5000)),
+        false,
+    ));
     context.set_principal(Principal::new("bench"));
     context.set_target(Target::parse("http://127.0.0.1:31000/mcp?session=1").unwrap());
     request
@@ -200,12 +213,24 @@ fn main() {
         bench("RateLimitLayer", &mut rows, client_rate.clone().layer(Inner), with_context, 200);
         bench("ProxyTokenLayer", &mut rows, ProxyTokenLayer::new(tokens.clone()).layer(Inner), plain, 200);
         bench("TargetLayer", &mut rows, target().layer(Inner), plain, 200);
-        bench("ConcurrencyLimitLayer", &mut rows, ConcurrencyLimitLayer::new().per_key(100, ByPrincipal).layer(Inner), with_context, 200);
+        bench(
+            "ConcurrencyLimitLayer",
+            &mut rows,
+            ConcurrencyLimitLayer::new().per_key(100, ByPrincipal).layer(Inner),
+            with_context,
+            200,
+        );
         bench("TokenScopeLayer", &mut rows, TokenScopeLayer::new().layer(Inner), with_context, 200);
         bench("SsrfGuardLayer", &mut rows, SsrfGuardLayer::new(policy.clone()).layer(Inner), with_context, 200);
         bench("BodyLimitLayer + ResponseLimitLayer", &mut rows, body.clone().layer(response.clone().layer(Inner)), plain, 200);
         bench("all layers", &mut rows, rest(client_rate.clone()), plain, 200);
-        bench("all layers, refused: 401", &mut rows, rest(client_rate.clone()), || request("another-token-0123456789abcdef012", URL), 401);
+        bench(
+            "all layers, refused: 401",
+            &mut rows,
+            rest(client_rate.clone()),
+            || request("another-token-0123456789abcdef012", URL),
+            401,
+        );
         bench("all layers, refused: 429", &mut rows, rest(nobody.clone()), plain, 429);
         bench(
             "target and guard, refused: 403",

@@ -37,12 +37,8 @@ fn main() {
     let mut service = ProxyTokenLayer::new(table).layer(inner);
 
     // Kinds: a token that passes, one that is switched off, and two that nobody has.
-    let kinds: [&dyn Fn(usize) -> String; 4] = [
-        &|i| token(i * 2 % TOKENS),
-        &|i| token((i * 2 + 1) % TOKENS),
-        &|i| token(TOKENS + i),
-        &|i| token(5 * TOKENS + i),
-    ];
+    let kinds: [&dyn Fn(usize) -> String; 4] =
+        [&|i| token(i * 2 % TOKENS), &|i| token((i * 2 + 1) % TOKENS), &|i| token(TOKENS + i), &|i| token(5 * TOKENS + i)];
     let mut times: [Vec<Duration>; 4] = Default::default();
     for round in 0..ROUNDS {
         // The kinds take turns in every round, from another one each time, so that what drifts drifts for all.

@@ -6,8 +6,11 @@
 //! curl 'http://127.0.0.1:8000/preview?url=https://example.com/'
 //! curl 'http://127.0.0.1:8000/preview?url=http://169.254.169.254/'
 //! ```
+//!
+//! The address to listen on may be given as an argument. `ALLOW_CIDR=127.0.0.0/8` lets it reach loopback as well, to try it
+//! against a server of one's own.
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{env, error::Error, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -21,7 +24,7 @@ use http_body_util::{BodyExt as _, Limited};
 use portcullis::{
     client_addr::ClientAddrLayer,
     connect::GuardedConnector,
-    egress::{EgressPolicy, PolicyHandle},
+    egress::{EgressPolicy, Exception, PolicyHandle},
     limiter::Quota,
     proxy::ProxyService,
     proxy_token::ProxyTokenLayer,
@@ -64,7 +67,11 @@ async fn preview(State(client): State<Upstream>, Query(wanted): Query<Wanted>) -
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let policy = PolicyHandle::new(EgressPolicy::builder().build()?);
+    let mut policy = EgressPolicy::builder();
+    if let Ok(cidr) = env::var("ALLOW_CIDR") {
+        policy = policy.with_exception(Exception::any_host([cidr])?);
+    }
+    let policy = PolicyHandle::new(policy.build()?);
     let connector = GuardedConnector::builder().resolver(HickoryResolver::system()?).build()?;
     let client = Upstream::builder(policy.clone(), connector).build();
 
@@ -85,8 +92,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(RateLimitLayer::new(Quota::per_minute(60).burst(20)).key(ByClient))
         .layer(ClientAddrLayer::peer::<ConnectInfo<SocketAddr>>(|info| info.0));
 
-    let listener = TcpListener::bind("127.0.0.1:8000").await?;
-    eprintln!("curl -H 'X-Proxy-Token: {}' http://127.0.0.1:8000/proxy/https://example.com/", token.secret.expose());
+    let listener = TcpListener::bind(env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8000".to_owned())).await?;
+    eprintln!("listening on http://{}", listener.local_addr()?);
+    let (token, address) = (token.secret.expose(), listener.local_addr()?);
+    eprintln!("curl -H 'X-Proxy-Token: {token}' http://{address}/proxy/https://example.com/");
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await?;
     Ok(())
 }

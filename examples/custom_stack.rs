@@ -6,7 +6,7 @@
 //! curl -H 'X-Proxy-Token: tenant-a-0123456789-0123456789-0123456789' http://127.0.0.1:8000/proxy/https://example.com/
 //! ```
 
-use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
+use std::{env, error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use portcullis::{
     audit::{AuditLayer, AuditSink},
@@ -110,7 +110,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(SsrfGuardLayer::new(policy.clone()))
         .service(ProxyService::new(Upstream::builder(policy, connector).build()));
 
-    let listener = TcpListener::bind("127.0.0.1:8000").await?;
+    let listener = TcpListener::bind(env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8000".to_owned())).await?;
+    eprintln!("listening on http://{}", listener.local_addr()?);
     Server::builder().build().serve(listener, stack, async { drop(ctrl_c().await) }).await;
     Ok(())
 }

@@ -43,11 +43,7 @@ struct Options {
 
 /// `CONNECT` names an authority, everything else a whole URL.
 fn target(request: &mut http::request::Parts, parser: &TargetParser) -> Result<Target, TargetError> {
-    if request.method == http::Method::CONNECT {
-        Connect.extract(request, parser)
-    } else {
-        AbsoluteForm.extract(request, parser)
-    }
+    if request.method == http::Method::CONNECT { Connect.extract(request, parser) } else { AbsoluteForm.extract(request, parser) }
 }
 
 #[tokio::main]
@@ -61,15 +57,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if !options.allow_cidr.is_empty() {
         policy = policy.with_exception(Exception::any_host(&options.allow_cidr)?);
     }
-    let policy = PolicyHandle::new(policy.refuse_listeners([options.listen]).build()?);
+    let listener = TcpListener::bind(options.listen).await?;
+    let address = listener.local_addr()?;
+    let policy = PolicyHandle::new(policy.refuse_listeners([address]).build()?);
 
     let server = Server::builder().drain(Duration::from_secs(10)).build();
     let tunnels = server.tunnels();
     let client = Upstream::builder(policy.clone(), GuardedConnector::builder().build()?).build();
-    let proxy = ProxyService::builder(client)
-        .shutdown(server.shutdown_signal())
-        .track_tunnels(move || tunnels.track())
-        .build();
+    let proxy = ProxyService::builder(client).shutdown(server.shutdown_signal()).track_tunnels(move || tunnels.track()).build();
     let stack = ServiceBuilder::new()
         .layer(RequestHeadLayer::new())
         .layer(DenialFloorLayer::default())
@@ -80,8 +75,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(SsrfGuardLayer::new(policy))
         .service(proxy);
 
-    let listener = TcpListener::bind(options.listen).await?;
-    eprintln!("forward proxy on http://{}", listener.local_addr()?);
+    eprintln!("forward proxy on http://{address}");
     server.serve(listener, stack, async { drop(ctrl_c().await) }).await;
     Ok(())
 }

@@ -6,8 +6,11 @@
 //! cargo run --example hyper_app
 //! curl -H 'X-Target-Url: https://example.com/' http://127.0.0.1:8000/
 //! ```
+//!
+//! The address to listen on may be given as an argument. `ALLOW_CIDR=127.0.0.0/8` lets it reach loopback as well, to try it
+//! against a server of one's own.
 
-use std::error::Error;
+use std::{env, error::Error};
 
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -18,7 +21,7 @@ use portcullis::{
     client_addr::ClientAddrLayer,
     connect::GuardedConnector,
     context::{ConnectionInfo, RequestContext},
-    egress::{EgressPolicy, PolicyHandle},
+    egress::{EgressPolicy, Exception, PolicyHandle},
     limiter::Quota,
     proxy::ProxyService,
     rate_limit::{ByClient, RateLimitLayer},
@@ -32,9 +35,11 @@ use tower::ServiceBuilder;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Only what is on the list, only over TLS.
-    let policy = EgressPolicy::builder().https_only(true).allow_host("example.com")?.allow_host("*.example.com")?.build()?;
-    let policy = PolicyHandle::new(policy);
+    let mut policy = EgressPolicy::builder();
+    if let Ok(cidr) = env::var("ALLOW_CIDR") {
+        policy = policy.with_exception(Exception::any_host([cidr])?);
+    }
+    let policy = PolicyHandle::new(policy.build()?);
     let connector = GuardedConnector::builder().resolver(HickoryResolver::system()?).build()?;
     let stack = ServiceBuilder::new()
         .layer(ClientAddrLayer::connection())
@@ -43,7 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(SsrfGuardLayer::new(policy.clone()))
         .service(ProxyService::new(Upstream::builder(policy, connector).build()));
 
-    let listener = TcpListener::bind("127.0.0.1:8000").await?;
+    let listener = TcpListener::bind(env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8000".to_owned())).await?;
+    eprintln!("listening on http://{}", listener.local_addr()?);
     loop {
         let (stream, peer) = listener.accept().await?;
         let stack = stack.clone();

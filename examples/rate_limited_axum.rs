@@ -1,9 +1,12 @@
 //! The rate limit alone, in an ordinary axum app: per client, with IPv6 counted by /64 and the addresses believed only from one's
 //! own proxies.
 //!
-//! `cargo run --example rate_limited_axum`, then `for i in 1 2 3 4 5 6 7; do curl -si localhost:3000 | grep -iE '^(HTTP|ratelimit|retry)'; done`
+//! ```sh
+//! cargo run --example rate_limited_axum
+//! for i in 1 2 3 4 5 6 7; do curl -si 127.0.0.1:3000 | grep -iE '^(HTTP|ratelimit|retry)'; done
+//! ```
 
-use std::net::SocketAddr;
+use std::{env, net::SocketAddr};
 
 use axum::{Router, extract::ConnectInfo, routing::get};
 use portcullis::{
@@ -26,7 +29,8 @@ fn app() -> Result<Router, portcullis::ConfigError> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    let listener = tokio::net::TcpListener::bind(env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned())).await?;
+    eprintln!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app()?.into_make_service_with_connect_info::<SocketAddr>()).await?;
     Ok(())
 }

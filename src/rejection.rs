@@ -178,8 +178,12 @@ impl RejectionKind {
 
 /// A refusal or failure: a response that this crate makes itself. It is put into the response's extensions, so that outer
 /// layers (audit, metrics, another error format) see the typed cause.
+/// One pointer in size: the decisions of layers return it in a `Result` on every request.
 #[derive(Clone, Debug)]
-pub struct Rejection {
+pub struct Rejection(Box<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
     kind: RejectionKind,
     reason: &'static str,
     proxy_status: Option<&'static str>,
@@ -198,7 +202,7 @@ impl Rejection {
     /// A rejection of a kind, with the kind's own reason.
     #[must_use]
     pub fn new(kind: RejectionKind) -> Self {
-        Self {
+        Self(Box::new(Inner {
             kind,
             reason: kind.reason(),
             proxy_status: None,
@@ -208,127 +212,127 @@ impl Rejection {
             challenge: None,
             violated: None,
             exposed: false,
-        }
+        }))
     }
 
     /// A more exact reason for audit and metrics: a documented `snake_case` word. The client never sees it.
     #[must_use]
     pub fn with_reason(mut self, reason: &'static str) -> Self {
-        self.reason = reason;
+        self.0.reason = reason;
         self
     }
 
     /// A more exact Proxy-Status error for audit; the client sees it only together with [`Self::exposed`].
     #[must_use]
     pub fn with_proxy_status(mut self, error: &'static str) -> Self {
-        self.proxy_status = Some(error);
+        self.0.proxy_status = Some(error);
         self
     }
 
     /// A sentence for the client: it must be constant or about the client's own input, and never echo it raw.
     #[must_use]
     pub fn with_public_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
-        self.public_detail = Some(detail.into());
+        self.0.public_detail = Some(detail.into());
         self
     }
 
     /// A sentence for the operator: addresses and error texts may be in it, secrets may not.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<Box<str>>) -> Self {
-        self.detail = Some(detail.into());
+        self.0.detail = Some(detail.into());
         self
     }
 
     /// When the client may come back; sent as `Retry-After` in whole seconds, rounded up, at least 1.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
+        self.0.retry_after = Some(after);
         self
     }
 
     /// The `WWW-Authenticate` (or, for 407, `Proxy-Authenticate`) value.
     #[must_use]
     pub fn with_challenge(mut self, challenge: HeaderValue) -> Self {
-        self.challenge = Some(challenge);
+        self.0.challenge = Some(challenge);
         self
     }
 
     /// The names of the quota policies that refused (`violated-policies` of the problem document).
     #[must_use]
     pub fn with_violated_policies(mut self, names: impl Into<Arc<[Arc<str>]>>) -> Self {
-        self.violated = Some(names.into());
+        self.0.violated = Some(names.into());
         self
     }
 
     /// Tells the client everything: the exact Proxy-Status error and the operator's detail. The operator's explicit choice.
     #[must_use]
     pub fn exposed(mut self) -> Self {
-        self.exposed = true;
+        self.0.exposed = true;
         self
     }
 
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> RejectionKind {
-        self.kind
+        self.0.kind
     }
 
     /// The status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        self.kind.status()
+        self.0.kind.status()
     }
 
     /// The exact reason, for audit and metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
-        self.reason
+        self.0.reason
     }
 
     /// The exact Proxy-Status error, for audit.
     #[must_use]
     pub fn proxy_status(&self) -> &'static str {
-        self.proxy_status.unwrap_or_else(|| self.kind.proxy_status())
+        self.0.proxy_status.unwrap_or_else(|| self.0.kind.proxy_status())
     }
 
     /// The operator's detail, for audit.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
-        self.detail.as_deref()
+        self.0.detail.as_deref()
     }
 
     /// `Retry-After` in seconds, if there is one.
     #[must_use]
     pub fn retry_after_secs(&self) -> Option<u64> {
-        self.retry_after.map(|d| (d.as_secs() + u64::from(d.subsec_nanos() > 0)).max(1))
+        self.0.retry_after.map(|d| (d.as_secs() + u64::from(d.subsec_nanos() > 0)).max(1))
     }
 
     /// The sentence for the client: the problem document's `detail`.
     #[must_use]
     pub fn public_detail(&self) -> Option<&str> {
-        if self.exposed && self.detail.is_some() { self.detail.as_deref() } else { self.public_detail.as_deref() }
+        if self.0.exposed && self.0.detail.is_some() { self.0.detail.as_deref() } else { self.0.public_detail.as_deref() }
     }
 
     /// The problem document (RFC 9457).
     #[must_use]
     pub fn problem_json(&self) -> Bytes {
-        let kind = match self.kind {
+        let kind = match self.0.kind {
             RejectionKind::RateLimited => "https://iana.org/assignments/http-problem-types#quota-exceeded",
             RejectionKind::Saturated => "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
             _ => "about:blank",
         };
-        if self.public_detail().is_none() && self.violated.is_none() {
-            let status = self.kind.status();
-            return Bytes::from(format!(r#"{{"type":"{kind}","title":"{}","status":{}}}"#, self.kind.title(), status.as_u16()));
+        if self.public_detail().is_none() && self.0.violated.is_none() {
+            let status = self.0.kind.status();
+            return Bytes::from(format!(r#"{{"type":"{kind}","title":"{}","status":{}}}"#, self.0.kind.title(), status.as_u16()));
         }
         let mut doc = serde_json::Map::new();
         doc.insert("type".into(), kind.into());
-        doc.insert("title".into(), self.kind.title().into());
-        doc.insert("status".into(), self.kind.status().as_u16().into());
+        doc.insert("title".into(), self.0.kind.title().into());
+        doc.insert("status".into(), self.0.kind.status().as_u16().into());
         if let Some(detail) = self.public_detail() {
             doc.insert("detail".into(), detail.into());
         }
-        if let Some(names) = &self.violated {
+        if let Some(names) = &self.0.violated {
             doc.insert("violated-policies".into(), names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().into());
         }
         Bytes::from(serde_json::Value::Object(doc).to_string())
@@ -350,13 +354,14 @@ impl Rejection {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let status = if self.exposed { proxy_status_value(DEFAULT_PSEUDONYM, self.proxy_status()) } else { self.kind.public_field() };
+        let status =
+            if self.0.exposed { proxy_status_value(DEFAULT_PSEUDONYM, self.proxy_status()) } else { self.0.kind.public_field() };
         headers.insert(PROXY_STATUS, status);
         if let Some(secs) = self.retry_after_secs() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
-        if let Some(challenge) = &self.challenge {
-            let name = if self.kind == RejectionKind::ProxyUnauthenticated {
+        if let Some(challenge) = &self.0.challenge {
+            let name = if self.0.kind == RejectionKind::ProxyUnauthenticated {
                 header::PROXY_AUTHENTICATE
             } else {
                 header::WWW_AUTHENTICATE
@@ -377,8 +382,8 @@ fn proxy_status_value(name: &str, error: &str) -> HeaderValue {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.status().as_u16(), self.reason)?;
-        if let Some(detail) = &self.detail { write!(f, " ({detail})") } else { Ok(()) }
+        write!(f, "{} {}", self.status().as_u16(), self.0.reason)?;
+        if let Some(detail) = &self.0.detail { write!(f, " ({detail})") } else { Ok(()) }
     }
 }
 

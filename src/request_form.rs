@@ -1,6 +1,6 @@
 //! F0: which of HTTP's forms a request has.
 
-use http::{HeaderName, Method, Request, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Version, header};
 
 /// `CONNECT` with an authority, or an absolute-form request line: this server is asked as a forward proxy (RFC 9112 §3.2). HTTP/2
 /// requests always name their authority, so only `CONNECT` tells there; with a path it is a WebSocket (RFC 8441).
@@ -28,8 +28,8 @@ pub(crate) fn is_event_stream<B>(request: &Request<B>) -> bool {
         let media = range.split(|b| *b == b';').next().unwrap_or_default();
         media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
     };
-    let mut accept = request.headers().get_all(header::ACCEPT).iter();
-    request.method() == Method::GET && accept.any(|v| v.as_bytes().split(|b| *b == b',').any(wanted))
+    let ranges = |v: &HeaderValue| v.as_bytes().split(|b| *b == b',').any(wanted);
+    request.method() == Method::GET && request.headers().get_all(header::ACCEPT).iter().any(ranges)
 }
 
 #[cfg(test)]

@@ -3,6 +3,18 @@
 //! The test reads the source itself. A room is a module directly under the crate's root; its floor is the `// F<n>:`
 //! comment above it in `src/lib.rs`. Code under `#[cfg(test)]` does not ship and is not judged.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    reason = "tests fail by panicking, and measure real time"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -348,4 +360,16 @@ fn tokens(source: &str) -> Vec<String> {
         }
     }
     found
+}
+
+#[test]
+fn security_md_names_tests_that_exist() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(package.join("SECURITY.md")).unwrap();
+    let named: Vec<_> = text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
+    assert!(named.len() > 30, "the table has shrunk to {} names", named.len());
+    for (file, test) in named {
+        let source = fs::read_to_string(package.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(source.contains(&format!("fn {test}(")), "SECURITY.md: {file} has no test `{test}`");
+    }
 }

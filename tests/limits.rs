@@ -87,7 +87,7 @@ async fn clients_are_limited_by_prefix() {
     {
         assert!(refused.contains(line), "{line} in {refused}");
     }
-    assert!(refused.ends_with("}"), "{refused}");
+    assert!(refused.ends_with('}'), "{refused}");
 }
 
 #[tokio::test]
@@ -160,12 +160,7 @@ async fn a_tunnel_holds_its_permit() {
             let mut byte = [0];
             while io.read(&mut byte).await.is_ok_and(|n| n > 0) {}
         });
-        axum::http::Response::builder()
-            .status(101)
-            .header("upgrade", "x")
-            .header("connection", "upgrade")
-            .body(Body::empty())
-            .unwrap()
+        http::Response::builder().status(101).header("upgrade", "x").header("connection", "upgrade").body(Body::empty()).unwrap()
     };
     let address = serve(Router::new().route("/", get(upgrade)).layer(ServiceBuilder::new().layer(clients()).layer(limit))).await;
     let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";

@@ -1,6 +1,13 @@
 //! Limits in a real Redis: exact over several stores, and never in the way when it dies.
 #![cfg(feature = "redis")]
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods, clippy::print_stdout)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stdout
+)]
 
 use std::{
     io::{Read as _, Write as _},

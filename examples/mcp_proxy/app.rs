@@ -38,6 +38,7 @@ use tower::{Service, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService}
 
 use crate::{
     config::{self, Config, Invalid, OnRedisFailure, OrOff, Rate, Size, Span},
+    console::{self, Explainer},
     demo::Demo,
     front::{Front, Rest},
     pages,
@@ -267,9 +268,10 @@ pub fn build(
     let hot = known
         .clone()
         .layer(TargetLayer::new(Routes::new().map_err(|e| Invalid::at("routes", e))?))
+        // Before the look into the body: a token that drips many bodies fills its own places, not everybody's.
+        .layer(parts.per_token.clone())
         .layer(PeekLayer::new(PEEK))
         .layer(parts.token_rate.clone())
-        .layer(parts.per_token.clone())
         .service(guarded.clone());
     let in_memory = |value: OrOff<Size>| usize::try_from(size(value)).unwrap_or(usize::MAX);
     let envelope = EnvelopeService::new(guarded)
@@ -277,7 +279,9 @@ pub fn build(
         .sessions(limits.sessions.unwrap_or(10_000), Duration::from_secs(3600));
     let asked = known.layer(parts.token_rate);
     let envelope = asked.clone().layer(parts.per_token).service(envelope);
-    let issue = asked.service(pages::tickets(tickets).map_request(|r: Request<_>| r.map(axum::body::Body::new)));
+    let explainer = Explainer::new(config, parts.handles.policy.clone())?;
+    let operator = console::operator(explainer, sink.live.clone(), server.shutdown_signal());
+    let issue = asked.service(pages::tickets(tickets).merge(operator).map_request(|r: Request<_>| r.map(axum::body::Body::new)));
     let router = pages::router(server.shutdown_signal());
     let rest = edge.service(router.map_request(|r: Request<_>| r.map(axum::body::Body::new)));
 
@@ -317,9 +321,6 @@ fn unsupported(config: &Config) -> Result<(), Invalid> {
     let no = |key: &str| Err(Invalid::new(format!("{key}: not supported by this version")));
     if file.limits.total_timeout.get().is_some() {
         return no("limits.total_timeout");
-    }
-    if file.token.iter().any(|t| t.operator) {
-        return no("token.operator");
     }
     Ok(())
 }

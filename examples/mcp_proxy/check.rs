@@ -25,6 +25,9 @@ pub fn explain(config: &Config) -> String {
             if t.disabled {
                 text.push_str(" (disabled)");
             }
+            if t.operator {
+                text.push_str(" (operator)");
+            }
             if let Some(targets) = &t.targets {
                 let _ = write!(text, " for {}", targets.join(" "));
             }

@@ -58,6 +58,9 @@ pub struct NewToken {
     /// `600/min`.
     #[arg(long)]
     pub rate: Option<String>,
+    /// It may see why targets are refused, and the audit live.
+    #[arg(long)]
+    pub operator: bool,
 }
 
 #[derive(Debug, Args)]

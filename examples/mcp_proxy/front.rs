@@ -24,7 +24,7 @@ pub struct Front<H> {
     pub hot: H,
     /// `POST /proxy`.
     pub envelope: Rest,
-    /// `POST /tickets`.
+    /// `POST /tickets`, and what operators ask through the console.
     pub tickets: Rest,
     /// The others.
     pub rest: Rest,
@@ -43,7 +43,7 @@ fn route<B>(request: &Request<B>) -> Route {
         "/ws" if is_websocket(request.method(), request.headers()) => Route::Hot,
         "/proxy" if *request.method() == Method::POST || *request.method() == Method::OPTIONS => Route::Envelope,
         path if path.starts_with("/proxy/") => Route::Hot,
-        "/tickets" => Route::Tickets,
+        "/tickets" | "/console/explain" | "/console/events" => Route::Tickets,
         _ => Route::Rest,
     }
 }

@@ -11,6 +11,7 @@
 //! | `GET /ws?proxy_token&mcp_server_url&mcp_token` | a WebSocket, authenticated and judged before 101 |
 //! | `POST /proxy` | one JSON-RPC message in an envelope; the session is kept |
 //! | `POST /tickets` with `{"target": …}` | a single-use credential for the query parameter `proxy_ticket` |
+//! | `GET /console` | a page to try targets, MCP servers and WebSockets; decisions explained and live, for operators' tokens |
 //! | `GET /`, `/health`, `/ready` | who it is, that it lives, that it takes requests |
 //! | `GET /metrics` on a listener of its own | Prometheus text |
 //!
@@ -24,6 +25,7 @@ mod audit_cmd;
 mod check;
 mod cli;
 mod config;
+mod console;
 mod demo;
 mod front;
 mod metrics;

@@ -26,6 +26,7 @@ pub fn router(shutdown: Signal) -> Router {
         .route("/ready", get(ready))
         .route("/proxy", any(async || refuse(RejectionKind::MethodNotAllowed)))
         .route("/ws", any(async || refuse(RejectionKind::UpgradeRequired)))
+        .merge(crate::console::page())
         .method_not_allowed_fallback(async || refuse(RejectionKind::MethodNotAllowed))
         // `/.well-known/*` and `/register` too: an MCP client that looks there is to learn at once that there is no OAuth.
         .fallback(async || refuse(RejectionKind::NotFound))

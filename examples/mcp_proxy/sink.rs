@@ -1,4 +1,4 @@
-//! Where audit records go: a file or standard output, and the metrics.
+//! Where audit records go: a file or standard output, the metrics, and the operators who watch.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,13 +7,18 @@ use portcullis::{
     context::Record,
 };
 
-use crate::config::{Config, Invalid};
+use crate::{
+    config::{Config, Invalid},
+    console::Live,
+};
 
-/// Both sinks are optional, and a record is copied only where there are both.
+/// Lines and metrics are optional, and a record is copied only where there are both.
 #[derive(Clone, Debug, Default)]
 pub struct Sink {
     lines: Option<JsonLinesSink>,
     metrics: Option<Arc<MetricsSink>>,
+    /// The operators who watch.
+    pub live: Live,
 }
 
 impl Sink {
@@ -33,7 +38,7 @@ impl Sink {
             Some(path) => Some(JsonLinesSink::builder().file(config.path(path.as_ref()))),
         };
         let lines = lines.transpose().map_err(|e| Invalid::at("audit.path", e))?;
-        Ok(Self { lines, metrics: config.file.metrics.listen.map(|_| Arc::default()) })
+        Ok(Self { lines, metrics: config.file.metrics.listen.map(|_| Arc::default()), live: Live::default() })
     }
 
     pub fn publish(&self, in_flight: usize) {
@@ -56,6 +61,7 @@ impl Sink {
 
 impl AuditSink for Sink {
     fn record(&self, record: Record) {
+        self.live.publish(&record);
         match (&self.lines, &self.metrics) {
             (Some(lines), Some(metrics)) => {
                 metrics.record(record.clone());

@@ -24,11 +24,12 @@ pub fn records(config: &Config) -> Result<Vec<TokenRecord>, Invalid> {
     Ok(records)
 }
 
-/// A token for a server that has none.
+/// A token for a server that has none. Whoever reads it on standard error runs the server, and may ask it for its reasons.
 pub fn make() -> Result<(GeneratedToken, TokenRecord), Invalid> {
     let made = generate(DEFAULT_PREFIX).map_err(|e| Invalid::at("token", e))?;
     let record =
         TokenHasher::plain().hash(made.secret.expose()).and_then(|hash| TokenRecord::new("made-at-start")?.with_hash(hash));
+    let record = record.map(|r| r.with_scopes(TokenScopes::new().operator(true)));
     Ok((made, record.map_err(|e| Invalid::at("token", e))?))
 }
 
@@ -57,7 +58,7 @@ fn record(token: &Token, hasher: &TokenHasher) -> Result<TokenRecord, String> {
 }
 
 fn scopes(token: &Token) -> Result<TokenScopes, portcullis::ConfigError> {
-    let mut scopes = TokenScopes::new();
+    let mut scopes = TokenScopes::new().operator(token.operator);
     if let Some(targets) = &token.targets {
         scopes = scopes.targets(texts(targets))?;
     }
@@ -109,6 +110,9 @@ pub fn new(args: &NewToken) -> Result<String, Invalid> {
     }
     if let Some(rate) = &args.rate {
         let _ = writeln!(toml, "rate = {}", quoted(rate));
+    }
+    if args.operator {
+        toml.push_str("operator = true\n");
     }
     // What is printed is what will be read.
     let file = crate::config::File::parse(&toml)?;

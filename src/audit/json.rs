@@ -11,6 +11,16 @@ use crate::{
     net::Host,
 };
 
+/// Room for a usual line.
+const LINE: usize = 512;
+
+/// A member's name as it stands in a line, put together by the compiler.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
 /// How records become JSON lines. The fields are listed in the [module's documentation](super).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonFormat {
@@ -34,74 +44,73 @@ impl JsonFormat {
 
     /// Appends one line.
     pub fn write(&self, record: &Record, out: &mut Vec<u8>) {
-        let mut line = Line { out, any: false };
-        line.out.push(b'{');
+        out.reserve(LINE);
+        let mut line = Line::begin(out);
         if let Some(started) = record.started {
-            line.key("time");
             line.time(started);
         }
-        line.key("request_id");
-        line.hex(record.request_id);
-        line.text("outcome", outcome(record.outcome));
-        line.millis("duration_ms", record.duration);
-        line.millis("head_ms", record.head_after);
+        line.hex(key!("request_id"), record.request_id);
+        line.plain(key!("outcome"), outcome(record.outcome));
+        line.millis(key!("duration_ms"), record.duration);
+        line.millis(key!("head_ms"), record.head_after);
         if let Some(client) = &record.client {
-            line.ip("client", client.ip());
+            line.ip(key!("client"), client.ip());
             if client.peer().ip().to_canonical() != client.ip() {
-                line.show("peer", client.peer());
+                line.show(key!("peer"), client.peer());
             }
         }
-        line.opt("token", record.token.as_deref());
-        line.opt("method", record.method.as_ref().map(http::Method::as_str));
+        line.opt(key!("token"), record.token.as_deref());
+        if let Some(method) = &record.method {
+            // A method is a token (RFC 9110 §9.1), and no token needs escapes.
+            line.plain(key!("method"), method.as_str());
+        }
         match (&record.target, &record.path) {
             (Some(target), _) => {
-                line.text("scheme", target.scheme().as_str());
+                line.plain(key!("scheme"), target.scheme().as_str());
                 match target.host() {
-                    Host::Name(name) => line.text("host", name.as_str()),
-                    Host::Ip(IpAddr::V4(ip)) => line.ip("host", IpAddr::V4(*ip)),
-                    ip @ Host::Ip(_) => line.show("host", ip),
+                    Host::Name(name) => line.text(key!("host"), name.as_str()),
+                    Host::Ip(IpAddr::V4(ip)) => line.ip(key!("host"), IpAddr::V4(*ip)),
+                    ip @ Host::Ip(_) => line.show(key!("host"), ip),
                 }
-                line.number("port", u64::from(target.port()));
+                line.number(key!("port"), u64::from(target.port()));
                 let path = target.path_and_query();
-                line.text("path", if self.query { path.as_str() } else { path.path() });
+                line.text(key!("path"), if self.query { path.as_str() } else { path.path() });
             }
-            (None, Some(path)) => line.text("request_path", path.path()),
+            (None, Some(path)) => line.text(key!("request_path"), path.path()),
             (None, None) => {}
         }
         if let Some(status) = record.status {
-            line.number("status", u64::from(status.as_u16()));
+            line.number(key!("status"), u64::from(status.as_u16()));
         }
-        line.opt("reason", record.reason);
-        line.opt("proxy_status", record.proxy_status);
-        line.opt("detail", record.detail.as_deref());
+        line.opt(key!("reason"), record.reason);
+        line.opt(key!("proxy_status"), record.proxy_status);
+        line.opt(key!("detail"), record.detail.as_deref());
         if let Some(dialed) = record.dialed {
-            line.addr("dialed", dialed);
-            line.bool("reused", record.reused);
+            line.addr(key!("dialed"), dialed);
+            line.bool(key!("reused"), record.reused);
         }
-        line.number("bytes_in", record.bytes_in);
-        line.number("bytes_out", record.bytes_out);
+        line.number(key!("bytes_in"), record.bytes_in);
+        line.number(key!("bytes_out"), record.bytes_out);
         if let Some(call) = &record.mcp {
-            line.opt("mcp_method", call.method.as_deref());
-            line.opt("mcp_name", call.name.as_deref());
+            line.opt(key!("mcp_method"), call.method.as_deref());
+            line.opt(key!("mcp_name"), call.name.as_deref());
         }
         if record.tunnel {
-            line.bool("tunnel", true);
+            line.bool(key!("tunnel"), true);
         }
         if let Some(code) = record.close_code {
-            line.number("close_code", u64::from(code));
+            line.number(key!("close_code"), u64::from(code));
         }
-        line.opt("closed_by", record.closed_by.map(closed_by));
-        line.out.extend_from_slice(b"}\n");
+        line.opt(key!("closed_by"), record.closed_by.map(closed_by));
+        line.end();
     }
 
     /// The line that says how many records are missing here.
     pub(super) fn write_dropped(now: SystemTime, dropped: u64, out: &mut Vec<u8>) {
-        let mut line = Line { out, any: false };
-        line.out.push(b'{');
-        line.key("time");
+        let mut line = Line::begin(out);
         line.time(now);
-        line.number("audit_dropped", dropped);
-        line.out.extend_from_slice(b"}\n");
+        line.number(key!("audit_dropped"), dropped);
+        line.end();
     }
 }
 
@@ -128,93 +137,112 @@ fn closed_by(by: ClosedBy) -> &'static str {
 
 struct Line<'a> {
     out: &'a mut Vec<u8>,
-    any: bool,
+    start: usize,
 }
 
-impl Line<'_> {
-    fn key(&mut self, name: &str) {
-        if self.any {
-            self.out.push(b',');
-        }
-        self.any = true;
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
+impl<'a> Line<'a> {
+    fn begin(out: &'a mut Vec<u8>) -> Self {
+        let start = out.len();
+        Self { out, start }
     }
 
-    fn text(&mut self, name: &str, value: &str) {
-        self.key(name);
+    /// Every member begins with a comma; the first one's place is the brace's.
+    fn end(self) {
+        if let Some(first) = self.out.get_mut(self.start) {
+            *first = b'{';
+        }
+        self.out.extend_from_slice(b"}\n");
+    }
+
+    #[inline]
+    fn key(&mut self, key: &'static str) {
+        self.out.extend_from_slice(key.as_bytes());
+    }
+
+    /// A text that needs no escapes.
+    #[inline]
+    fn plain(&mut self, key: &'static str, value: &str) {
+        self.key(key);
+        self.out.push(b'"');
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'"');
+    }
+
+    #[inline]
+    fn text(&mut self, key: &'static str, value: &str) {
+        self.key(key);
         self.out.push(b'"');
         escape(value, self.out);
         self.out.push(b'"');
     }
 
-    fn opt(&mut self, name: &str, value: Option<&str>) {
+    #[inline]
+    fn opt(&mut self, key: &'static str, value: Option<&str>) {
         if let Some(value) = value {
-            self.text(name, value);
+            self.text(key, value);
         }
     }
 
-    fn show(&mut self, name: &str, value: impl fmt::Display) {
-        self.key(name);
-        self.quoted(format_args!("{value}"));
-    }
-
-    fn quoted(&mut self, value: fmt::Arguments<'_>) {
+    fn show(&mut self, key: &'static str, value: impl fmt::Display) {
+        self.key(key);
         self.out.push(b'"');
-        let _ = Escaped(self.out).write_fmt(value);
+        let _ = write!(Escaped(self.out), "{value}");
         self.out.push(b'"');
     }
 
-    fn number(&mut self, name: &str, value: u64) {
-        self.key(name);
+    #[inline]
+    fn number(&mut self, key: &'static str, value: u64) {
+        self.key(key);
         digits(self.out, value, 1);
     }
 
-    fn hex(&mut self, value: u128) {
-        self.out.push(b'"');
-        for byte in value.to_be_bytes() {
-            for nibble in [byte >> 4, byte & 15] {
-                self.out.push(if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble });
-            }
+    #[inline]
+    fn hex(&mut self, key: &'static str, value: u128) {
+        self.key(key);
+        let mut text = [b'"'; 34];
+        for (slot, shift) in text.iter_mut().skip(1).take(32).zip((0..32).rev()) {
+            let nibble = (value >> (4 * shift)) as u8 & 15;
+            *slot = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
         }
-        self.out.push(b'"');
+        self.out.extend_from_slice(&text);
     }
 
-    fn ip(&mut self, name: &str, ip: IpAddr) {
+    fn ip(&mut self, key: &'static str, ip: IpAddr) {
         match ip {
             IpAddr::V4(ip) => {
-                self.key(name);
+                self.key(key);
                 self.out.push(b'"');
                 octets(self.out, ip);
                 self.out.push(b'"');
             }
-            IpAddr::V6(ip) => self.show(name, ip),
+            IpAddr::V6(ip) => self.show(key, ip),
         }
     }
 
-    fn addr(&mut self, name: &str, addr: SocketAddr) {
+    fn addr(&mut self, key: &'static str, addr: SocketAddr) {
         match addr {
             SocketAddr::V4(addr) => {
-                self.key(name);
+                self.key(key);
                 self.out.push(b'"');
                 octets(self.out, *addr.ip());
                 self.out.push(b':');
                 digits(self.out, u64::from(addr.port()), 1);
                 self.out.push(b'"');
             }
-            SocketAddr::V6(addr) => self.show(name, addr),
+            SocketAddr::V6(addr) => self.show(key, addr),
         }
     }
 
-    fn bool(&mut self, name: &str, value: bool) {
-        self.key(name);
+    #[inline]
+    fn bool(&mut self, key: &'static str, value: bool) {
+        self.key(key);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
-    fn millis(&mut self, name: &str, value: Option<Duration>) {
+    #[inline]
+    fn millis(&mut self, key: &'static str, value: Option<Duration>) {
         if let Some(value) = value {
-            self.key(name);
+            self.key(key);
             digits(self.out, u64::try_from(value.as_millis()).unwrap_or(u64::MAX), 1);
             self.out.push(b'.');
             digits(self.out, u64::from(value.subsec_micros() % 1000), 3);
@@ -222,8 +250,9 @@ impl Line<'_> {
     }
 
     fn time(&mut self, time: SystemTime) {
+        self.key(key!("time"));
         self.out.push(b'"');
-        rfc3339(time, self.out);
+        self.out.extend_from_slice(&rfc3339(time));
         self.out.push(b'"');
     }
 }
@@ -244,12 +273,26 @@ fn digits(out: &mut Vec<u8>, mut value: u64, width: usize) {
 }
 
 fn octets(out: &mut Vec<u8>, ip: Ipv4Addr) {
-    for (i, octet) in ip.octets().into_iter().enumerate() {
-        if i > 0 {
-            out.push(b'.');
+    // Fifteen characters at most, with a dot behind each number.
+    let mut text = [b'.'; 16];
+    let mut at = 0;
+    let mut put = |digit: u8| {
+        if let Some(slot) = text.get_mut(at) {
+            *slot = digit;
         }
-        digits(out, u64::from(octet), 1);
+        at += 1;
+    };
+    for octet in ip.octets() {
+        if octet > 99 {
+            put(b'0' + octet / 100);
+        }
+        if octet > 9 {
+            put(b'0' + octet / 10 % 10);
+        }
+        put(b'0' + octet % 10);
+        put(b'.');
     }
+    out.extend_from_slice(text.get(..at.saturating_sub(1)).unwrap_or_default());
 }
 
 struct Escaped<'a>(&'a mut Vec<u8>);
@@ -263,8 +306,9 @@ impl fmt::Write for Escaped<'_> {
 
 /// Escapes what JSON demands and whatever else could forge or hide part of a line in a terminal or viewer.
 fn escape(text: &str, out: &mut Vec<u8>) {
-    // Folded, not searched: without an early way out the compiler looks at many bytes at once.
-    if text.bytes().fold(true, |plain, b| plain & matches!(b, 0x20..=0x7e) & (b != b'"') & (b != b'\\')) {
+    // Counted, not searched: without an early way out the compiler looks at many bytes at once.
+    let special = text.bytes().filter(|b| !matches!(b, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)).count();
+    if special == 0 {
         out.extend_from_slice(text.as_bytes());
         return;
     }
@@ -287,23 +331,26 @@ fn escape(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// A moment as RFC 3339 in UTC with microseconds. Moments before 1970 show as 1970.
-fn rfc3339(time: SystemTime, out: &mut Vec<u8>) {
+/// A moment as RFC 3339 in UTC with microseconds. Moments before 1970 show as 1970, those after 9999 lose their highest digits.
+fn rfc3339(time: SystemTime) -> [u8; 27] {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (days, rest) = (since.as_secs() / 86_400, (since.as_secs() % 86_400) as u32);
     let (year, month, day) = civil(days);
-    for (value, width, end) in [
-        (year, 4, b'-'),
-        (month, 2, b'-'),
-        (day, 2, b'T'),
-        (rest / 3600, 2, b':'),
-        (rest / 60 % 60, 2, b':'),
-        (rest % 60, 2, b'.'),
-        (u64::from(since.subsec_micros()), 6, b'Z'),
-    ] {
-        digits(out, value, width);
-        out.push(end);
-    }
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    let mut put = |from: usize, to: usize, mut value: u32| {
+        for slot in text.iter_mut().take(to).skip(from).rev() {
+            *slot = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    };
+    put(0, 4, year as u32);
+    put(5, 7, month as u32);
+    put(8, 10, day as u32);
+    put(11, 13, rest / 3600);
+    put(14, 16, rest / 60 % 60);
+    put(17, 19, rest % 60);
+    put(20, 26, since.subsec_micros());
+    text
 }
 
 /// The same as text.
@@ -311,9 +358,7 @@ pub(super) struct Rfc3339(pub(super) SystemTime);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = Vec::with_capacity(27);
-        rfc3339(self.0, &mut out);
-        f.write_str(std::str::from_utf8(&out).unwrap_or_default())
+        f.write_str(std::str::from_utf8(&rfc3339(self.0)).unwrap_or_default())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 /// How long the distance between calendar and monotonic time is believed before it is measured again.
 const OFFSET_AGE_NANOS: u64 = 1_000_000_000;
 
-/// Records every request into a sink. See the [module](self).
+/// Records every request into a sink. See the [module](crate::audit).
 pub struct AuditLayer<T, C = SystemClock>(pub(super) Arc<Shared<T, C>>);
 
 impl<T: AuditSink> AuditLayer<T> {

@@ -42,4 +42,6 @@ mod tests;
 
 pub use body::{BodyLimitError, LengthLimitError, LimitedBody};
 pub use layer::{BodyLimitHandle, BodyLimitLayer};
-pub use service::{BodyLimit, ResponseFuture};
+pub use service::BodyLimit;
+
+pub use crate::reply::ResponseFuture;

@@ -27,11 +27,10 @@ impl HostPort {
         };
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => None,
-            None => return None,
             // "host:" is allowed by the grammar and means no port.
             Some("") => None,
             Some(digits) if digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
-            Some(_) => return None,
+            None | Some(_) => return None,
         };
         (!host.is_empty()).then(|| Self { host: host.into(), port })
     }

@@ -37,7 +37,12 @@ impl CertRule {
         let (start, open) = pattern.strip_suffix('*').map_or((pattern, false), |start| (start, true));
         let (_, rest) = start.split_once("://").ok_or_else(fail)?;
         let whole_segment = !open || rest.contains('/') && rest.ends_with('/');
-        if rest.is_empty() || rest.starts_with('/') || start.contains('*') || !whole_segment || !start.bytes().all(|b| b.is_ascii_graphic()) {
+        if rest.is_empty()
+            || rest.starts_with('/')
+            || start.contains('*')
+            || !whole_segment
+            || !start.bytes().all(|b| b.is_ascii_graphic())
+        {
             return Err(fail());
         }
         Ok(Self { pattern: Pattern::Uri { start: start.into(), open }, principal: None })
@@ -78,12 +83,14 @@ impl CertRule {
                 (have == *want).then(|| have.to_hex())
             }
             Pattern::Uri { start, open } => {
-                let fits = |uri: &&str| if *open { uri.len() > start.len() && uri.starts_with(&**start) } else { **uri == **start };
+                let fits =
+                    |uri: &&str| if *open { uri.len() > start.len() && uri.starts_with(&**start) } else { **uri == **start };
                 cert.valid_uri_names().find(fits).map(ToOwned::to_owned)
             }
             Pattern::Dns { name, below } => {
                 // A wildcard in a certificate says what it may serve, not who it is.
-                let names = cert.valid_dns_names().filter_map(|n| Name::parse_ascii(n).ok()).filter(|n| !n.as_str().contains('*'));
+                let names =
+                    cert.valid_dns_names().filter_map(|n| Name::parse_ascii(n).ok()).filter(|n| !n.as_str().contains('*'));
                 let mut fitting = names.filter(|n| if *below { n != name && n.is_or_below(name.as_str()) } else { n == name });
                 fitting.next().map(|n| n.to_string())
             }
@@ -99,7 +106,9 @@ pub(super) fn principal(rules: &[CertRule], der: &[u8]) -> Option<Principal> {
         let name = rule.matched(&cert, der)?;
         match &rule.principal {
             Some(principal) => Some(principal.clone()),
-            None if name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_graphic()) => Some(Principal::new(format!("cert:{name}"))),
+            None if name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_graphic()) => {
+                Some(Principal::new(format!("cert:{name}")))
+            }
             None => None,
         }
     })
@@ -133,7 +142,15 @@ pub(super) mod tests {
         assert_eq!(uri("spiffe://corp.example/ap"), None);
         assert_eq!(uri("spiffe://corp.example/app/c"), None);
         assert_eq!(uri("spiffe://corp.example/app/ci/*"), None);
-        for bad in ["*", "spiffe://corp.exam*", "spiffe://*", "spiffe:///x", "corp.example/app", "spiffe://a/*/b", "spiffe://corp.example/app*"] {
+        for bad in [
+            "*",
+            "spiffe://corp.exam*",
+            "spiffe://*",
+            "spiffe:///x",
+            "corp.example/app",
+            "spiffe://a/*/b",
+            "spiffe://corp.example/app*",
+        ] {
             assert!(CertRule::uri(bad).is_err(), "{bad}");
         }
     }
@@ -147,7 +164,11 @@ pub(super) mod tests {
         assert_eq!(dns("clients.example"), None);
         assert_eq!(dns("*.ci.clients.example"), None);
         assert_eq!(dns("*.wild.example"), None, "a wildcard is nobody");
-        assert_eq!(who(CertRule::dns("ci.clients.example").unwrap(), &cert(&["spiffe://x/y"], &[])), None, "the common name counts for nothing");
+        assert_eq!(
+            who(CertRule::dns("ci.clients.example").unwrap(), &cert(&["spiffe://x/y"], &[])),
+            None,
+            "the common name counts for nothing"
+        );
         for bad in ["", "*", "*.*.example", "a b"] {
             assert!(CertRule::dns(bad).is_err(), "{bad}");
         }

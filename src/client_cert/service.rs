@@ -89,7 +89,11 @@ mod tests {
             Some(ConnectionInfo::new(([127, 0, 0, 1], 1).into()).with_tls(Some(chain)))
         };
         assert_eq!(send(tls(vec![cert(&[], &["ci.example"])])).await, (200, Some("cert:ci.example".into())));
-        assert_eq!(send(tls(vec![cert(&[], &["x.example"]), cert(&[], &["ci.example"])])).await, (200, None), "an issuer names nobody");
+        assert_eq!(
+            send(tls(vec![cert(&[], &["x.example"]), cert(&[], &["ci.example"])])).await,
+            (200, None),
+            "an issuer names nobody"
+        );
         assert_eq!(send(Some(ConnectionInfo::new(([127, 0, 0, 1], 1).into()))).await, (200, None), "a field is only text");
         assert_eq!(send(None).await.0, 500);
     }

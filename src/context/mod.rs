@@ -68,13 +68,14 @@ pub struct McpCall {
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
     connection: Option<ConnectionInfo>,
+    malformed: bool,
     client: Option<ClientAddr>,
     principal: Option<Principal>,
     target: Option<Target>,
     permit: Option<EgressPermit>,
     rate_limit: Option<RateLimitState>,
     record: Option<RecordHandle>,
-    mcp: Option<Box<McpCall>>,
+    mcp: Option<Arc<McpCall>>,
     credential_fields: Option<Arc<[HeaderName]>>,
 }
 
@@ -129,6 +130,18 @@ impl RequestContext {
         self.rate_limit.get_or_insert_default()
     }
 
+    /// Whether the server found the request's line or framing not to be by the letter: `RequestHeadLayer` refuses it.
+    #[must_use]
+    pub fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
+    /// Notes that the request's line or framing is not by the letter.
+    pub fn set_malformed(&mut self) -> &mut Self {
+        self.malformed = true;
+        self
+    }
+
     /// What is known of the JSON-RPC request.
     #[must_use]
     pub fn mcp(&self) -> Option<&McpCall> {
@@ -136,8 +149,8 @@ impl RequestContext {
     }
 
     /// Sets what is known of the JSON-RPC request.
-    pub fn set_mcp(&mut self, call: McpCall) -> &mut Self {
-        self.mcp = Some(Box::new(call));
+    pub fn set_mcp(&mut self, call: impl Into<Arc<McpCall>>) -> &mut Self {
+        self.mcp = Some(call.into());
         self
     }
 }

@@ -87,7 +87,7 @@ pub struct Record {
     /// Body (or tunnel) bytes to the client.
     pub bytes_out: u64,
     /// What was asked of an MCP server.
-    pub mcp: Option<Box<McpCall>>,
+    pub mcp: Option<Arc<McpCall>>,
     /// The WebSocket close code that passed.
     pub close_code: Option<u16>,
     /// Who closed a tunnel.

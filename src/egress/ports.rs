@@ -79,7 +79,8 @@ mod tests {
     fn entries() {
         let set = PortSet::parse(["443", "1-1023"]).unwrap();
         assert!(set.contains(443) && set.contains(1023) && !set.contains(1024));
-        for bad in ["0", "25", "6667", "65536", "x", "", "-", "5-", "9-1", "25-25", "+80", " 80", "0-10", "6665-6669", "101-104"] {
+        for bad in ["0", "25", "6667", "65536", "x", "", "-", "5-", "9-1", "25-25", "+80", " 80", "0-10", "6665-6669", "101-104"]
+        {
             assert_eq!(PortSet::parse([bad]).unwrap_err().entry(), bad);
         }
         assert!(PortSet::parse::<&str>([]).is_err());

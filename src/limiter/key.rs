@@ -104,7 +104,7 @@ impl Key {
     }
 
     #[cold]
-    fn push_heap(&mut self, head: [u8; 3], data: &[u8]) {
+    fn push_heap(&mut self, intro: [u8; 3], data: &[u8]) {
         let mut heap = match std::mem::replace(&mut self.bytes, Self::new().bytes) {
             Bytes::Heap(heap) => heap,
             Bytes::Inline { len, buf } => {
@@ -113,7 +113,7 @@ impl Key {
                 heap
             }
         };
-        heap.extend_from_slice(&head);
+        heap.extend_from_slice(&intro);
         heap.extend_from_slice(data);
         self.bytes = Bytes::Heap(heap);
     }

@@ -212,9 +212,10 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// A decision that was made elsewhere.
-    #[cfg(feature = "redis")]
-    pub(crate) fn from_parts(quota: Quota, allowed: bool, wait: Duration, used: Duration) -> Self {
+    /// A decision that was made elsewhere, by a store of one's own: whether the request passes, how long until it would, and how
+    /// long until the quota is whole again.
+    #[must_use]
+    pub fn from_parts(quota: Quota, allowed: bool, wait: Duration, used: Duration) -> Self {
         let used = nanos(used);
         Self { allowed, wait: nanos(wait), used, slack: quota.tolerance.saturating_sub(used), quota }
     }

@@ -9,10 +9,10 @@
 //!   event and `Location`;
 //! * [`EnvelopeService`] answers `POST /proxy`: one JSON-RPC message in, one JSON-RPC answer out, sessions kept.
 
-mod envelope;
-mod event_stream;
-mod json_errors;
-mod peek;
+pub mod envelope;
+pub mod event_stream;
+pub mod json_errors;
+pub mod peek;
 
 pub use envelope::{EnvelopeBody, EnvelopeFuture, EnvelopeService};
 pub use event_stream::{EventStreamBody, EventStreamFuture, EventStreamLayer, EventStreamService, PublicBase, StreamError};

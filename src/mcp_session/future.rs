@@ -72,14 +72,15 @@ fn bind<R>(parties: &Parties, response: &Response<R>) -> Lookup<Arc<str>> {
 
 /// A session that could not be bound is not handed out. One that the target has given to somebody else already is: its next use
 /// is refused, and the client learns why.
-fn bound<R>(answer: Result<Option<Arc<str>>, StoreUnavailable>, response: Response<ResponseBody<R>>) -> Response<ResponseBody<R>> {
-    match answer {
-        Ok(_) => response,
-        Err(StoreUnavailable) => {
-            let rejection = Rejection::new(crate::rejection::RejectionKind::Saturated).with_reason("session_store_unavailable");
-            rejection.with_retry_after(std::time::Duration::from_secs(1)).into_response()
-        }
+fn bound<R>(
+    answer: &Result<Option<Arc<str>>, StoreUnavailable>,
+    response: Response<ResponseBody<R>>,
+) -> Response<ResponseBody<R>> {
+    if answer.is_ok() {
+        return response;
     }
+    let rejection = Rejection::new(crate::rejection::RejectionKind::Saturated).with_reason("session_store_unavailable");
+    rejection.with_retry_after(std::time::Duration::from_secs(1)).into_response()
 }
 
 impl<S, B, R, E> Future for ResponseFuture<S, B, S::Future, R>
@@ -107,8 +108,10 @@ where
                     let response = ready!(reply.poll(cx))?;
                     match parties.take().map(|parties| bind(&parties, &response)) {
                         None => return Poll::Ready(Ok(response)),
-                        Some(Lookup::Ready(answer)) => return Poll::Ready(Ok(bound(answer, response))),
-                        Some(Lookup::Later(answer)) => Self { kind: Kind::Binding { answer, response: Some(Box::new(response)) } },
+                        Some(Lookup::Ready(answer)) => return Poll::Ready(Ok(bound(&answer, response))),
+                        Some(Lookup::Later(answer)) => {
+                            Self { kind: Kind::Binding { answer, response: Some(Box::new(response)) } }
+                        }
                     }
                 }
                 KindProj::Binding { answer, response } => {
@@ -116,7 +119,7 @@ where
                         return Poll::Pending;
                     }
                     let answer = ready!(answer.as_mut().poll(cx));
-                    return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(bound(answer, *response))));
+                    return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(bound(&answer, *response))));
                 }
             };
             this.kind.set(next.kind);

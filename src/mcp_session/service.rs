@@ -178,7 +178,11 @@ mod tests {
         for later in [false, true] {
             let store = Store { later, away: true, ..Store::default() };
             assert_eq!(send(&store, "a", "https://a.example/", &["s"]).await, (503, "session_store_unavailable"));
-            assert_eq!(send(&store, "a", "https://a.example/", &[]).await, (503, "session_store_unavailable"), "it could not be bound");
+            assert_eq!(
+                send(&store, "a", "https://a.example/", &[]).await,
+                (503, "session_store_unavailable"),
+                "it could not be bound"
+            );
         }
         let service = McpSessionLayer::new(Store::default()).layer(Probe::default());
         assert_eq!(service.oneshot(Request::new(())).await.unwrap().status().as_u16(), 500);

@@ -4,8 +4,10 @@ use std::{borrow::Cow, fmt};
 
 use crate::context::McpCall;
 
-/// Deepest nesting that is followed.
-const MAX_DEPTH: usize = 128;
+/// Deepest nesting that is followed: one bit each.
+const MAX_DEPTH: u32 = u128::BITS;
+/// How far a string is read byte by byte.
+const SHORT: usize = 16;
 /// Longest batch that is followed.
 const MAX_BATCH: usize = 128;
 
@@ -77,8 +79,8 @@ pub fn name_source(method: &str) -> Option<&'static str> {
 /// See [`PeekError`]. The grammar inside values that decide nothing is checked only as far as strings and brackets go: a server
 /// that reads the body would refuse the rest.
 pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
-    let text = std::str::from_utf8(body).map_err(|_| PeekError::Malformed)?;
-    let mut scan = Scan { text, at: 0 };
+    std::str::from_utf8(body).map_err(|_| PeekError::Malformed)?;
+    let mut scan = Scan { bytes: body, at: 0 };
     scan.space();
     let peek = match scan.byte() {
         Some(b'{') => Peek::Single(call(&mut scan)?),
@@ -103,77 +105,95 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
 }
 
 fn call(scan: &mut Scan<'_>) -> Result<McpCall, PeekError> {
-    let (mut method, mut id, mut params, mut version) = (None, None, None, None);
+    let mut call = McpCall::default();
+    let (mut params, mut version) = (false, false);
+    // Parameters in front of the method: which of them is the name is not known yet.
+    let mut early = None;
     scan.members(|scan, key| {
-        let slot = match watched(&key, &["method", "id", "params", "jsonrpc"])? {
-            Some("method") => &mut method,
-            Some("id") => &mut id,
-            Some("params") => &mut params,
-            Some(_) => &mut version,
-            None => return scan.value().map(drop),
-        };
-        if slot.is_some() {
-            return Err(PeekError::Ambiguous);
+        match watched(&key, &["method", "id", "params", "jsonrpc"])? {
+            Some("method") if call.method.is_none() => call.method = Some(text(scan.value()?)?),
+            Some("id") if call.id.is_none() => call.id = Some(id(scan.value()?)?),
+            Some("params") if !params => {
+                params = true;
+                match call.method.as_deref().map(name_source) {
+                    Some(Some(source)) if scan.byte() == Some(b'{') => call.name = params_name(scan, source)?,
+                    Some(_) => drop(scan.value()?),
+                    None => early = Some(scan.value()?),
+                }
+            }
+            Some("jsonrpc") if !version => {
+                version = true;
+                scan.value()?;
+            }
+            Some(_) => return Err(PeekError::Ambiguous),
+            None => drop(scan.value()?),
         }
-        *slot = Some(scan.value()?);
         Ok(())
     })?;
-    let method: Option<Box<str>> = match method {
-        Some(raw) => Some(serde_json::from_str::<String>(raw).map_err(|_| PeekError::Malformed)?.into()),
-        None => None,
-    };
-    let id = match id {
-        Some(raw) => Some(serde_json::from_str(raw).map_err(|_| PeekError::Malformed)?),
-        None => None,
-    };
-    let name = match (method.as_deref().and_then(name_source), params) {
-        (Some(source), Some(raw)) if raw.starts_with('{') => params_name(raw, source)?,
-        _ => None,
-    };
-    Ok(McpCall { method, name, id })
+    if let (Some(source), Some(bytes @ [b'{', ..])) = (call.method.as_deref().and_then(name_source), early) {
+        call.name = params_name(&mut Scan { bytes, at: 0 }, source)?;
+    }
+    Ok(call)
 }
 
-fn params_name(raw: &str, source: &'static str) -> Result<Option<Box<str>>, PeekError> {
-    let mut name: Option<&str> = None;
-    Scan { text: raw, at: 0 }.members(|scan, key| {
-        if watched(&key, &[source])?.is_none() {
-            return scan.value().map(drop);
+fn params_name(scan: &mut Scan<'_>, source: &'static str) -> Result<Option<Box<str>>, PeekError> {
+    let mut name = None;
+    scan.members(|scan, key| {
+        match watched(&key, &[source])? {
+            Some(_) if name.is_some() => return Err(PeekError::Ambiguous),
+            Some(_) => name = Some(text(scan.value()?)?),
+            None => drop(scan.value()?),
         }
-        if name.is_some() {
-            return Err(PeekError::Ambiguous);
-        }
-        name = Some(scan.value()?);
         Ok(())
     })?;
-    match name {
-        Some(raw) => Ok(Some(serde_json::from_str::<String>(raw).map_err(|_| PeekError::Malformed)?.into())),
-        None => Ok(None),
+    Ok(name)
+}
+
+/// A string's text. Most have no escapes, and what has none is there already.
+fn text(raw: &[u8]) -> Result<Box<str>, PeekError> {
+    if let [b'"', inner @ .., b'"'] = raw
+        && !inner.iter().fold(false, |special, b| special | (*b < b' ') | (*b == b'\\'))
+        && let Ok(plain) = std::str::from_utf8(inner)
+    {
+        return Ok(plain.into());
+    }
+    serde_json::from_slice::<String>(raw).map(Into::into).map_err(|_| PeekError::Malformed)
+}
+
+/// An id of any type. Nearly all are small counters, and those need no parser.
+fn id(raw: &[u8]) -> Result<serde_json::Value, PeekError> {
+    match raw {
+        [first, rest @ ..] if rest.len() < 18 && raw.iter().all(u8::is_ascii_digit) && (*first != b'0' || rest.is_empty()) => {
+            Ok(raw.iter().fold(0_u64, |n, digit| n * 10 + u64::from(digit - b'0')).into())
+        }
+        _ => serde_json::from_slice(raw).map_err(|_| PeekError::Malformed),
     }
 }
 
 /// Which of `names` a key is. Some parsers fold case when they match keys (and fold `ſ` and the Kelvin sign with it), so a key
 /// that is equal only after folding decides nothing for sure.
-fn watched(key: &str, names: &[&'static str]) -> Result<Option<&'static str>, PeekError> {
-    if let Some(name) = names.iter().find(|n| **n == key) {
+fn watched(key: &[u8], names: &[&'static str]) -> Result<Option<&'static str>, PeekError> {
+    if let Some(name) = names.iter().find(|n| n.as_bytes() == key) {
         return Ok(Some(name));
     }
     let same = if key.is_ascii() {
-        names.iter().any(|n| n.eq_ignore_ascii_case(key))
+        names.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(key))
     } else {
-        let folded = key.to_uppercase().to_lowercase();
+        let folded = String::from_utf8_lossy(key).to_uppercase().to_lowercase();
         names.iter().any(|n| n.eq_ignore_ascii_case(&folded))
     };
     if same { Err(PeekError::Ambiguous) } else { Ok(None) }
 }
 
+/// A walk over bytes that are known to be UTF-8.
 struct Scan<'a> {
-    text: &'a str,
+    bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Scan<'a> {
     fn byte(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.bytes.get(self.at).copied()
     }
 
     fn space(&mut self) {
@@ -213,14 +233,14 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn members(&mut self, mut each: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), PeekError>) -> Result<(), PeekError> {
+    fn members(&mut self, mut each: impl FnMut(&mut Self, Cow<'a, [u8]>) -> Result<(), PeekError>) -> Result<(), PeekError> {
         self.items(b'{', b'}', |scan| {
-            let raw = scan.string()?;
-            let inner = raw.get(1..raw.len() - 1).unwrap_or_default();
-            let key = if inner.contains('\\') {
-                Cow::Owned(serde_json::from_str(raw).map_err(|_| PeekError::Malformed)?)
-            } else {
-                Cow::Borrowed(inner)
+            let from = scan.at;
+            let escaped = scan.string()?;
+            let raw = scan.since(from);
+            let key = match raw {
+                [b'"', inner @ .., b'"'] if !escaped => Cow::Borrowed(inner),
+                _ => Cow::Owned(serde_json::from_slice::<String>(raw).map_err(|_| PeekError::Malformed)?.into_bytes()),
             };
             scan.space();
             scan.take(b':')?;
@@ -229,44 +249,58 @@ impl<'a> Scan<'a> {
         })
     }
 
-    /// A string with its quotes.
-    fn string(&mut self) -> Result<&'a str, PeekError> {
-        let from = self.at;
+    fn since(&self, from: usize) -> &'a [u8] {
+        self.bytes.get(from..self.at).unwrap_or_default()
+    }
+
+    /// Steps over a string; says whether there are escapes in it.
+    fn string(&mut self) -> Result<bool, PeekError> {
         self.take(b'"')?;
-        let bytes = self.text.as_bytes();
+        let mut escaped = false;
         loop {
-            let rest = bytes.get(self.at..).unwrap_or_default();
-            let step = memchr::memchr2(b'"', b'\\', rest).ok_or(PeekError::Malformed)?;
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            // Keys and names are short: looking at each byte is then cheaper than starting a search.
+            let near = rest.iter().take(SHORT).position(|b| matches!(b, b'"' | b'\\'));
+            let step = match near {
+                Some(step) => step,
+                None => memchr::memchr2(b'"', b'\\', rest).ok_or(PeekError::Malformed)?,
+            };
             self.at += step + 1;
             if rest.get(step) == Some(&b'"') {
-                break;
+                return Ok(escaped);
             }
+            escaped = true;
             self.at += 1;
         }
-        self.text.get(from..self.at).ok_or(PeekError::Malformed)
     }
 
     /// Any value, as it is written.
-    fn value(&mut self) -> Result<&'a str, PeekError> {
+    fn value(&mut self) -> Result<&'a [u8], PeekError> {
         let from = self.at;
-        let mut open: Vec<u8> = Vec::new();
+        // What is open, innermost in the lowest bit: set for a list.
+        let (mut lists, mut depth) = (0_u128, 0);
         loop {
             match self.byte() {
-                Some(b'"') => drop(self.string()?),
+                Some(b'"') => {
+                    self.string()?;
+                }
                 Some(b @ (b'{' | b'[')) => {
-                    if open.len() == MAX_DEPTH {
+                    if depth == MAX_DEPTH {
                         return Err(PeekError::TooComplex);
                     }
-                    open.push(b + 2);
+                    depth += 1;
+                    lists = lists << 1 | u128::from(b == b'[');
                     self.at += 1;
                 }
                 Some(b @ (b'}' | b']')) => {
-                    if open.pop() != Some(b) {
+                    if depth == 0 || (lists & 1 == 1) != (b == b']') {
                         return Err(PeekError::Malformed);
                     }
+                    depth -= 1;
+                    lists >>= 1;
                     self.at += 1;
                 }
-                Some(b',' | b':' | b' ' | b'\t' | b'\n' | b'\r') if !open.is_empty() => self.at += 1,
+                Some(b',' | b':' | b' ' | b'\t' | b'\n' | b'\r') if depth > 0 => self.at += 1,
                 Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E') => {
                     while matches!(self.byte(), Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E')) {
                         self.at += 1;
@@ -274,8 +308,8 @@ impl<'a> Scan<'a> {
                 }
                 _ => return Err(PeekError::Malformed),
             }
-            if open.is_empty() {
-                return self.text.get(from..self.at).ok_or(PeekError::Malformed);
+            if depth == 0 {
+                return Ok(self.since(from));
             }
         }
     }

@@ -2,13 +2,15 @@
 
 mod cidr;
 mod class;
+#[cfg(feature = "proxy")]
 mod connection;
 mod host;
 mod target;
 
-pub(crate) use connection::connection_options;
 pub use cidr::{CidrSet, parse_cidr};
 pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, embedded_ipv4, nat64_inner, unwrap_mapped};
+#[cfg(feature = "proxy")]
+pub(crate) use connection::connection_options;
 pub use host::{Host, Name};
 pub(crate) use target::parse_origin;
 pub use target::{MAX_HOST_LEN, MAX_URL_LEN, Origin, Scheme, Target, TargetError, TargetStyle};

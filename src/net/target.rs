@@ -3,7 +3,13 @@
 //! The authority goes through the WHATWG parser ([`url::Url`]) exactly once. The path and the query are kept byte for byte
 //! as they were written, because a target's own signature or routing may depend on them.
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, uri::PathAndQuery};
@@ -78,6 +84,8 @@ impl fmt::Display for Scheme {
     }
 }
 
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 /// Scheme, host and port: what a connection is opened to (RFC 6454 §4).
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
@@ -85,13 +93,20 @@ pub struct Origin {
     host: Host,
     port: u16,
     authority: HeaderValue,
+    hash: u64,
 }
 
 impl Origin {
     fn new(scheme: Scheme, host: Host, port: u16) -> Result<Self, TargetError> {
         let text = if scheme.default_port() == Some(port) { host.to_string() } else { format!("{host}:{port}") };
         let authority = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| TargetError::Host)?;
-        Ok(Self { scheme, host, port, authority })
+        let hash = HASHER.hash_one((scheme.is_secure(), authority.as_bytes(), port));
+        Ok(Self { scheme, host, port, authority, hash })
+    }
+
+    /// A hash of what connections to it have in common: host, port and whether there is TLS. Made once, under a key of this process.
+    pub(crate) fn connection_hash(&self) -> u64 {
+        self.hash
     }
 
     /// The scheme.

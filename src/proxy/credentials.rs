@@ -28,7 +28,8 @@ impl<B> WithoutFields<B> {
 
 /// Whether one of the fields is of the operator's choice: the usual ones are never forwarded as trailers, whoever names them.
 pub(super) fn has_own(fields: &[HeaderName]) -> bool {
-    let usual = |f: &HeaderName| f.as_str().starts_with("x-proxy-") || *f == header::AUTHORIZATION || *f == header::PROXY_AUTHORIZATION;
+    let usual =
+        |f: &HeaderName| f.as_str().starts_with("x-proxy-") || *f == header::AUTHORIZATION || *f == header::PROXY_AUTHORIZATION;
     !fields.iter().all(usual)
 }
 

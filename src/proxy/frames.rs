@@ -255,11 +255,11 @@ mod tests {
         match payload {
             0..=125 => out.push(bit | u8::try_from(payload).unwrap()),
             126..=0xffff => {
-                out.push(bit | 126);
+                out.push(bit | 0x7e);
                 out.extend_from_slice(&u16::try_from(payload).unwrap().to_be_bytes());
             }
             _ => {
-                out.push(bit | 127);
+                out.push(bit | 0x7f);
                 out.extend_from_slice(&(payload as u64).to_be_bytes());
             }
         }

@@ -276,11 +276,7 @@ pub(crate) fn response(headers: &mut HeaderMap, status: StatusCode, style: Targe
 
 /// Whether a field line's comma-separated list has a token, without regard to case.
 pub(crate) fn contains_token(value: &HeaderValue, token: &str) -> bool {
-    value.as_bytes().split(|b| *b == b',').any(|part| {
-        let part = part.trim_ascii();
-        let part = part.split(|b| *b == b';').next().unwrap_or(part);
-        part.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
-    })
+    value.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 #[cfg(test)]
@@ -389,7 +385,9 @@ mod tests {
             let refused = clean(&mut map(&[("transfer-encoding", bad)]), TargetStyle::Fixed).unwrap_err();
             assert_eq!(refused.kind(), RejectionKind::MalformedRequest, "{bad}");
         }
-        assert!(clean(&mut map(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), TargetStyle::Fixed).is_err());
+        assert!(
+            clean(&mut map(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), TargetStyle::Fixed).is_err()
+        );
     }
 
     #[test]

@@ -28,12 +28,13 @@ use crate::{
     ConfigError,
     body::ResponseBody,
     concurrency_limit::Permit,
-    context::RequestContext,
+    context::{ConnectionInfo, RequestContext},
     egress::{EgressPermit, PolicyHandle},
     net::{Target, TargetStyle},
     rejection::{DEFAULT_PSEUDONYM, Rejection, RejectionKind},
     signal::{CloseReason, Signal},
-    upstream::{Body, Upgrade, Upstream, UpstreamBody, UpstreamInfo},
+    tokens::Principal,
+    upstream::{self, Body, Error, Upgrade, Upstream, UpstreamBody, UpstreamInfo},
 };
 
 /// The response body of [`ProxyService`].
@@ -92,7 +93,7 @@ impl ProxyService {
         let idle = Duration::from_secs(3600);
         ProxyServiceBuilder(Config {
             upstream,
-            via: Via::new(&pseudonym).unwrap_or_else(|| unreachable_via()),
+            via: Via::new(&pseudonym).unwrap_or_else(unreachable_via),
             expose: false,
             forwarded: ForwardedFields::Off,
             stream_idle: idle,
@@ -241,8 +242,9 @@ where
             None => Body::stream(body),
         });
         ResponseFuture(Box::pin(async move {
+            let mut request = request;
             let expose = config.expose;
-            match config.answer(request).await {
+            match config.answer(&mut request).await {
                 Ok(response) => response,
                 Err(rejection) => if expose { rejection.exposed() } else { rejection }.into_response(),
             }
@@ -255,7 +257,8 @@ fn misconfigured(what: &'static str) -> Rejection {
 }
 
 impl Config {
-    async fn answer(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<ProxyBody>, Rejection> {
+    /// The request stays in its place, and the rare forms have a box of their own: the future of the common one is then small.
+    async fn answer(self: &Arc<Self>, request: &mut Request<Body>) -> Result<Response<ProxyBody>, Rejection> {
         let context = RequestContext::of_mut(request.extensions_mut());
         let permit = context.take_permit().ok_or_else(|| misconfigured("no egress permit: SsrfGuardLayer is missing"))?;
         let target = context.target().cloned().ok_or_else(|| misconfigured("no target: TargetLayer is missing"))?;
@@ -267,13 +270,13 @@ impl Config {
             return Err(Rejection::new(RejectionKind::MethodNotAllowed));
         }
         if target.style() == TargetStyle::Connect {
-            return self.connect(request, &permit, target).await;
+            return Box::pin(Arc::clone(self).connect(upstream::take(request), &permit, target)).await;
         }
         if sanitize::is_last_hop(request.method(), request.headers()) {
             return Ok(options_here());
         }
-        match websocket::asked(&request)? {
-            Asked::WebSocket(offer) => self.websocket(request, permit, target, offer).await,
+        match websocket::asked(request)? {
+            Asked::WebSocket(offer) => Box::pin(Arc::clone(self).websocket(upstream::take(request), permit, target, offer)).await,
             Asked::Nothing if target.scheme().is_websocket() => Err(Rejection::new(RejectionKind::UpgradeRequired)),
             Asked::Nothing if *request.method() == Method::CONNECT => Err(Rejection::new(RejectionKind::NotImplemented)),
             Asked::Nothing => self.forward(request, &permit, &target).await,
@@ -282,21 +285,20 @@ impl Config {
 
     async fn forward(
         &self,
-        request: Request<Body>,
+        request: &mut Request<Body>,
         permit: &EgressPermit,
         target: &Target,
     ) -> Result<Response<ProxyBody>, Rejection> {
-        let (mut parts, body) = request.into_parts();
         // A stream that carries the answer to a POST is a request in flight: `serve` gives it the drain time.
-        let ends_at_shutdown = parts.method == Method::GET;
-        let extensions = std::mem::take(&mut parts.extensions);
+        let ends_at_shutdown = *request.method() == Method::GET;
+        let extensions = std::mem::take(request.extensions_mut());
         let context = RequestContext::of(&extensions);
-        self.clean(&mut parts.headers, &parts.method, parts.version, target, context)?;
-        parts.uri = Uri::from(target.path_and_query().clone());
-        let tenant = context.and_then(RequestContext::principal).map(|p| p.id().clone());
-        let request = Request::from_parts(parts, body);
-        let sent = self.upstream.send(permit, tenant.as_ref(), request).await;
-        let (mut response, info) = sent.map_err(|error| error.into_rejection())?;
+        let (method, version) = (request.method().clone(), request.version());
+        self.clean(request.headers_mut(), &method, version, target, context)?;
+        *request.uri_mut() = Uri::from(target.path_and_query().clone());
+        let tenant = context.and_then(RequestContext::principal).map(Principal::id);
+        let sent = self.upstream.send_from(permit, tenant, request).await;
+        let (mut response, info) = sent.map_err(Error::into_rejection)?;
         note(context, &info);
         let status = response.status();
         if status.as_u16() < 200 || status.as_u16() > 599 {
@@ -332,11 +334,9 @@ impl Config {
         let trusted = fixed && client.is_some_and(crate::context::ClientAddr::peer_is_trusted);
         let host = fixed.then(|| headers.get(header::HOST).cloned()).flatten();
         sanitize::request(headers, method, version, target.style(), &self.via, trusted)?;
-        if fixed {
-            if let Some(client) = client {
-                let secure = context.and_then(RequestContext::connection).is_some_and(|c| c.is_tls());
-                set_forwarded(headers, self.forwarded, client.peer().ip(), host.as_ref(), secure);
-            }
+        if let Some(client) = client.filter(|_| fixed) {
+            let secure = context.and_then(RequestContext::connection).is_some_and(ConnectionInfo::is_tls);
+            set_forwarded(headers, self.forwarded, client.peer().ip(), host.as_ref(), secure);
         }
         Ok(())
     }
@@ -364,11 +364,12 @@ impl Config {
         let context = RequestContext::of(&extensions);
         self.clean(&mut parts.headers, &Method::GET, parts.version, &target, context)?;
         parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.remove(header::EXPECT);
         offer.put_on(&mut parts.headers);
         let mut handshake = Request::new(Body::empty());
         *handshake.uri_mut() = Uri::from(target.path_and_query().clone());
         *handshake.headers_mut() = parts.headers;
-        let sent = self.upstream.upgrade(&permit, handshake).await.map_err(|error| error.into_rejection())?;
+        let sent = self.upstream.upgrade(&permit, handshake).await.map_err(Error::into_rejection)?;
         let (answer, conn, info) = match sent {
             Upgrade::Switched { response, conn, info } => (response, conn, info),
             Upgrade::Refused { mut response, info } => {
@@ -430,7 +431,7 @@ impl Config {
         let mut extensions = std::mem::take(&mut parts.extensions);
         let held = extensions.remove::<Permit>();
         let context = RequestContext::of(&extensions);
-        let (io, peer) = self.upstream.dial(permit).await.map_err(|error| error.into_rejection())?;
+        let (io, peer) = self.upstream.dial(permit).await.map_err(Error::into_rejection)?;
         if let Some(record) = context.and_then(RequestContext::record) {
             record.with(|r| {
                 r.dialed = Some(peer);

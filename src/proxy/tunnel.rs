@@ -184,6 +184,7 @@ impl Ended {
 
 /// Copies until both sides have ended, one fails, a limit is reached, or `closing` says that it has to end; it resolves to the
 /// WebSocket close code to send.
+#[expect(clippy::too_many_lines, reason = "one loop over two directions, read from top to bottom")]
 pub(crate) async fn run<C, T, S>(
     mut client: C,
     mut target: T,
@@ -201,11 +202,9 @@ where
     let mut up = Flow::new(Bytes::new(), frames());
     let mut down = Flow::new(early_from_target.clone(), frames());
     let mut early_stop = None;
-    if let Some(frames) = &mut down.frames {
-        if let Verdict::Stop(upto, code) = frames.read(&early_from_target, Duration::ZERO) {
-            down.kept.truncate(upto);
-            early_stop = Some(code);
-        }
+    if let Some(Verdict::Stop(upto, code)) = down.frames.as_mut().map(|f| f.read(&early_from_target, Duration::ZERO)) {
+        down.kept.truncate(upto);
+        early_stop = Some(code);
     }
     drop(early_from_target);
     let start = Instant::now();
@@ -218,16 +217,17 @@ where
     let end = std::future::poll_fn(|cx| {
         loop {
             let mut moved = false;
-            if asked_to_close.is_none() {
-                if let Poll::Ready(code) = closing.as_mut().poll(cx) {
-                    asked_to_close = Some(code);
-                    idle.cut(Duration::from_millis(500));
-                }
+            if asked_to_close.is_none()
+                && let Poll::Ready(code) = closing.as_mut().poll(cx)
+            {
+                asked_to_close = Some(code);
+                idle.cut(Duration::from_millis(500));
             }
-            if let Some(code) = asked_to_close {
-                if down.at_boundary() && up.at_boundary() {
-                    return Poll::Ready(Stop::Close(code));
-                }
+            if let Some(code) = asked_to_close
+                && down.at_boundary()
+                && up.at_boundary()
+            {
+                return Poll::Ready(Stop::Close(code));
             }
             if !up_done {
                 match up.poll(cx, &mut client, &mut target, &mut moved) {

@@ -6,7 +6,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use sha1::{Digest as _, Sha1};
 
 use super::sanitize::contains_token;
-use crate::rejection::{Rejection, RejectionKind};
+use crate::{
+    rejection::{Rejection, RejectionKind},
+    request_form::is_websocket,
+};
 
 /// What the client offered: the answer may choose only from it.
 #[derive(Clone, Debug)]
@@ -41,16 +44,12 @@ pub(crate) fn asked<B>(request: &Request<B>) -> Result<Asked, Rejection> {
             over_http2: true,
         }));
     }
-    let upgrade = headers.get_all(header::UPGRADE).iter().any(|v| contains_token(v, "websocket"));
-    let connection = headers.get_all(header::CONNECTION).iter().any(|v| contains_token(v, "upgrade"));
-    if !upgrade {
+    // The same reading as that of the layers that judge scopes: two readings of one handshake are a way around them. An `Upgrade`
+    // without the option in `Connection` is not meant for this hop (RFC 9110 §7.8).
+    if !is_websocket(request) {
         return Ok(Asked::Nothing);
     }
-    if !connection {
-        // Without the option the field is not meant for this hop (RFC 9110 §7.8).
-        return Ok(Asked::Nothing);
-    }
-    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+    if request.version() != Version::HTTP_11 {
         return Err(malformed("a WebSocket handshake is a GET over HTTP/1.1"));
     }
     check_version(headers)?;
@@ -195,7 +194,8 @@ mod tests {
         let mut twice = GOOD.to_vec();
         twice.push(GOOD[3]);
         assert!(asked(&handshake(&twice)).is_err());
-        for lines in [&[("upgrade", "h2c"), ("connection", "upgrade")][..], &[("upgrade", "websocket")]] {
+        let odd = &[("upgrade", "websocket;x"), ("connection", "upgrade")][..];
+        for lines in [&[("upgrade", "h2c"), ("connection", "upgrade")][..], &[("upgrade", "websocket")], odd] {
             assert!(matches!(asked(&handshake(lines)), Ok(Asked::Nothing)));
         }
     }

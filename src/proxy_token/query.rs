@@ -43,15 +43,12 @@ fn percent_decoded(text: &str) -> Zeroizing<Vec<u8>> {
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
         let digit = |i: usize| tail.get(i).and_then(|b| char::from(*b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
-        rest = match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push(high << 4 | low);
-                tail.get(2..).unwrap_or_default()
-            }
-            _ => {
-                out.push(*first);
-                tail
-            }
+        rest = if let (b'%', Some(high), Some(low)) = (first, digit(0), digit(1)) {
+            out.push(high << 4 | low);
+            tail.get(2..).unwrap_or_default()
+        } else {
+            out.push(*first);
+            tail
         };
     }
     out

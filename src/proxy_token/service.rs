@@ -51,7 +51,7 @@ impl<T: TokenStore> Config<T> {
         let Extracted { credential, query_not_allowed, carrier_only: carrier } = extract::extract(&self.sources, request)?;
         let context = RequestContext::of_mut(request.extensions_mut());
         context.set_credential_fields(Arc::clone(&self.fields));
-        let client = context.client().map(|c| c.ip());
+        let client = context.client().map(crate::context::ClientAddr::ip);
         // Whoever was named before counts only where the operator says so.
         let certificate = context.take_principal();
         let verdict = Verdict { forward, client, carrier };

@@ -146,6 +146,7 @@ impl Text {
         if self.heap.is_empty() { self.buf.get(..self.len).unwrap_or_default() } else { &self.heap }
     }
 
+    #[inline]
     fn push(&mut self, bytes: &[u8]) {
         if self.heap.is_empty() {
             if let Some(room) = self.buf.get_mut(self.len..self.len + bytes.len()) {
@@ -184,7 +185,8 @@ mod tests {
         for n in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, 7] {
             text.number(n);
             text.push(b";");
-            want.push_str(&format!("{n};"));
+            want += &n.to_string();
+            want += ";";
             assert_eq!(text.as_bytes(), want.as_bytes());
         }
         assert!(want.len() > TEXT);

@@ -81,6 +81,18 @@ impl Policy {
     }
 
     /// Units that are taken in addition when the answer's body has ended or was dropped.
+    ///
+    /// A quota for failures, for instance: it looks beforehand, and takes one unit for each 401.
+    ///
+    /// ```
+    /// use portcullis::{limiter::{ByClient, Quota}, rate_limit::Policy};
+    ///
+    /// let failures = Policy::new("failed-auth", Quota::per_minute(10))?
+    ///     .key(ByClient)
+    ///     .cost(|_| 0)
+    ///     .amend(|used| u64::from(used.status.as_u16() == 401));
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn amend(mut self, amend: impl Fn(&Used) -> u64 + Send + Sync + 'static) -> Self {
         self.amend = Some(Arc::new(amend));

@@ -114,7 +114,6 @@ fn owed(shared: &Shared, set: &PolicySet, batch: &Batch<'_>) -> Option<Box<Charg
 }
 
 /// What becomes of a request.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart at once; a box would be the dearer way")]
 pub(super) enum Settled {
     Passed(Passed),
     Refused(Response<Bytes>),

@@ -62,8 +62,7 @@ fn request(ip: &str, id: &str) -> Request<()> {
 
 fn mcp(method: &str) -> Request<()> {
     let mut request = request("192.0.2.1", "a");
-    let mut call = McpCall::default();
-    call.method = Some(method.into());
+    let call = McpCall { method: Some(method.into()), ..McpCall::default() };
     RequestContext::of_mut(request.extensions_mut()).set_mcp(call);
     request
 }
@@ -206,6 +205,40 @@ async fn bytes_are_charged_when_the_body_ends() {
 }
 
 #[tokio::test]
+async fn a_quota_of_failures_only_counts_failures() {
+    #[derive(Clone)]
+    struct Answers(u16);
+    impl Service<Request<()>> for Answers {
+        type Response = Response<Full<Bytes>>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            std::future::ready(Ok(Response::builder().status(self.0).body(Full::default()).unwrap()))
+        }
+    }
+    let policy = Policy::new("failed-auth", Quota::per_hour(2)).unwrap().key(ByClient).cost(|_| 0);
+    let policy = policy.amend(|used| u64::from(used.status.as_u16() == 401));
+    let layer = RateLimitLayer::policies([policy]).unwrap().store(MemoryStore::bounded(1000)).clock(ManualClock::default());
+    let status = |code: u16| {
+        let service = layer.layer(Answers(code));
+        async move { service.oneshot(request("192.0.2.1", "a")).await.unwrap().status().as_u16() }
+    };
+    for _ in 0..5 {
+        assert_eq!(status(200).await, 200);
+    }
+    let mut codes = Vec::new();
+    for _ in 0..4 {
+        codes.push(status(401).await);
+    }
+    // At nothing left it still looks full to a look that takes nothing; the next failure is the debt that closes the door.
+    assert_eq!(codes, [401, 401, 401, 429]);
+    assert_eq!(status(200).await, 429);
+}
+
+#[tokio::test]
 async fn legacy_fields_and_none() {
     let service = |fields| {
         let layer = RateLimitLayer::new(Quota::per_minute(60).burst(2)).key(ByPrincipal).fields(fields);
@@ -236,7 +269,7 @@ async fn two_layers_both_tell() {
     let lines: Vec<_> = response.headers().get_all("ratelimit").iter().collect();
     assert_eq!(lines, [r#""inner";r=4;t=720"#, r#""outer";r=9;t=360"#]);
     let state = response.extensions().get::<crate::limiter::RateLimitState>().unwrap();
-    assert_eq!(state.iter().map(|p| p.policy()).collect::<Vec<_>>(), ["outer", "inner"]);
+    assert_eq!(state.iter().map(crate::limiter::PolicyState::policy).collect::<Vec<_>>(), ["outer", "inner"]);
     assert_eq!(state.tightest().unwrap().policy(), "inner");
     let service = layer("a", 10, Fields::Legacy).layer(layer("b", 5, Fields::Legacy).layer(Probe::default()));
     assert_eq!(field(&service.oneshot(request("192.0.2.1", "a")).await.unwrap(), "x-ratelimit-limit"), Some("5"));

@@ -1,6 +1,9 @@
 use http::{HeaderMap, HeaderValue, Version, header, request::Parts, uri::Authority};
 
-use crate::rejection::{Rejection, RejectionKind};
+use crate::{
+    context::RequestContext,
+    rejection::{Rejection, RejectionKind},
+};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -15,15 +18,23 @@ pub(super) struct Head<'a> {
     pub(super) uri: &'a http::Uri,
     pub(super) version: Version,
     pub(super) headers: &'a HeaderMap,
+    /// The server has found a fault that no field shows.
+    pub(super) malformed: bool,
 }
 
 impl<'a> From<&'a Parts> for Head<'a> {
     fn from(parts: &'a Parts) -> Self {
-        Self { uri: &parts.uri, version: parts.version, headers: &parts.headers }
+        let malformed = RequestContext::of(&parts.extensions).is_some_and(RequestContext::is_malformed);
+        Self { uri: &parts.uri, version: parts.version, headers: &parts.headers, malformed }
     }
 }
 
 pub(super) fn check(limits: &Limits, head: &Head<'_>) -> Result<(), Rejection> {
+    if head.malformed {
+        return Err(Rejection::new(RejectionKind::MalformedRequest)
+            .with_reason("framing")
+            .with_public_detail("the request line has a fragment, or the chunked framing is not by RFC 9112"));
+    }
     let uri = head.uri.path_and_query().map_or(0, |p| p.as_str().len()) + head.uri.authority().map_or(0, |a| a.as_str().len());
     if uri > limits.uri {
         return Err(Rejection::new(RejectionKind::UriTooLong));

@@ -5,7 +5,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::check::{Head, Limits, check};
-use crate::{body::ResponseBody, reply::ResponseFuture};
+use crate::{body::ResponseBody, context::RequestContext, reply::ResponseFuture};
 
 /// Refuses request heads that are too large or malformed. See the [module](super).
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let head = Head { uri: request.uri(), version: request.version(), headers: request.headers() };
+        let malformed = RequestContext::of(request.extensions()).is_some_and(RequestContext::is_malformed);
+        let head = Head { uri: request.uri(), version: request.version(), headers: request.headers(), malformed };
         match check(&self.limits, &head) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
             Err(rejection) => ResponseFuture::refused(rejection),

@@ -26,7 +26,7 @@
 
 use std::task::{Context, Poll};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -113,6 +113,15 @@ fn judge<B>(request: &Request<B>, forward_proxy: bool) -> Result<Verdict, Reject
     Ok(Verdict::Pass)
 }
 
+/// An absolute-form line that names this server is served as if it were in origin form, so that no inner layer takes it for a
+/// request to a forward proxy, which other rules hold for.
+fn as_origin_form<B>(request: &mut Request<B>) {
+    let absolute = request.version() <= Version::HTTP_11 && request.uri().scheme().is_some();
+    if let Some(path) = request.uri().path_and_query().filter(|_| absolute) {
+        *request.uri_mut() = Uri::from(path.clone());
+    }
+}
+
 impl<S, B, ResBody> Service<Request<B>> for RequestLine<S>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
@@ -125,9 +134,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match judge(&request, self.forward_proxy) {
-            Ok(Verdict::Pass) => ResponseFuture::inner(self.inner.call(request)),
+            Ok(Verdict::Pass) => {
+                if !self.forward_proxy {
+                    as_origin_form(&mut request);
+                }
+                ResponseFuture::inner(self.inner.call(request))
+            }
             Ok(Verdict::Allow) => {
                 let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;
@@ -172,6 +186,16 @@ mod tests {
             assert_eq!(code(status(method, uri, "a.example", false)), origin, "{method} {uri}");
             assert_eq!(code(status(method, uri, "a.example", true)), forward, "{method} {uri}, forward");
         }
+    }
+
+    #[tokio::test]
+    async fn an_absolute_form_line_for_this_server_is_served_in_origin_form() {
+        use tower::ServiceExt as _;
+        let probe = crate::reply::probe::Probe::default();
+        let service = RequestLineLayer::origin().layer(probe.handle());
+        let request = Request::get("http://a.example/x?y").header("host", "a.example").body(()).unwrap();
+        service.oneshot(request).await.unwrap();
+        assert_eq!(probe.last().unwrap().uri, "/x?y");
     }
 
     #[tokio::test]

@@ -125,7 +125,7 @@ mod tests {
             let r = CachingResolver::new(Counting(AtomicU32::new(0), Duration::from_secs(ttl))).clock(Arc::new(clock.clone()));
             assert_eq!(ask(&r, "a.example").await.unwrap(), "192.0.2.0");
             if kept_for > 0 {
-                clock.advance(Duration::from_secs(kept_for) - Duration::from_nanos(1));
+                clock.advance(Duration::from_nanos(kept_for * 1_000_000_000 - 1));
                 assert_eq!(ask(&r, "a.example").await.unwrap(), "192.0.2.0", "{ttl}");
                 clock.advance(Duration::from_nanos(1));
             }

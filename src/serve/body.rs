@@ -38,6 +38,11 @@ impl Body for RequestBody {
         let Some(flow) = &me.flow else {
             return Pin::new(&mut me.inner).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(BodyError::client)));
         };
+        if flow.malformed() {
+            flow.body_abandoned();
+            me.flow = None;
+            return Poll::Ready(Some(Err(BodyError::malformed())));
+        }
         if flow.body_timed_out() {
             flow.body_abandoned();
             me.flow = None;
@@ -94,12 +99,17 @@ pub struct BodyError(Kind);
 #[derive(Debug)]
 enum Kind {
     Timeout(Box<Rejection>),
+    Malformed(Box<Rejection>),
     Client(hyper::Error),
 }
 
 impl BodyError {
     fn timeout() -> Self {
         Self(Kind::Timeout(Box::new(Rejection::new(RejectionKind::RequestTimeout).with_reason("body_stalled"))))
+    }
+
+    fn malformed() -> Self {
+        Self(Kind::Malformed(Box::new(Rejection::new(RejectionKind::MalformedRequest).with_reason("body_malformed"))))
     }
 
     fn client(error: hyper::Error) -> Self {
@@ -116,7 +126,7 @@ impl BodyError {
     #[must_use]
     pub fn rejection(&self) -> Rejection {
         match &self.0 {
-            Kind::Timeout(rejection) => (**rejection).clone(),
+            Kind::Timeout(rejection) | Kind::Malformed(rejection) => (**rejection).clone(),
             Kind::Client(error) => {
                 Rejection::new(RejectionKind::MalformedRequest).with_reason("body_malformed").with_detail(error.to_string())
             }
@@ -128,7 +138,7 @@ impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Kind::Timeout(_) => "the client was too slow to send its request body",
-            Kind::Client(_) => "the request body could not be read",
+            Kind::Malformed(_) | Kind::Client(_) => "the request body could not be read",
         })
     }
 }
@@ -136,7 +146,7 @@ impl fmt::Display for BodyError {
 impl Error for BodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
-            Kind::Timeout(rejection) => Some(&**rejection),
+            Kind::Timeout(rejection) | Kind::Malformed(rejection) => Some(&**rejection),
             Kind::Client(error) => Some(error),
         }
     }

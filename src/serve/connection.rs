@@ -64,6 +64,9 @@ impl Connection {
         let Self { inner, peer, place } = self;
         let Some(opened) = open_in_time(&inner, stream, peer).await else { return };
         let flow = Arc::new(Flow::default());
+        if opened.h2 {
+            flow.without_framing();
+        }
         let io = TokioIo::new(Io::new(opened.stream, opened.prefix, Arc::clone(&flow), Some(place.permit)));
         let shared = Shared { info: opened.info, stages: Arc::clone(&inner.stages), hsts: inner.settings.hsts.clone() };
         let shared = Arc::new(shared);

@@ -3,11 +3,13 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
 };
+
+use super::framing::{Fault, Follows, Framing};
 
 /// The service or its reply body is at work.
 const REPLY_OPEN: u32 = 1;
@@ -32,6 +34,9 @@ const REPLY_AWAITED: u32 = 1 << 9;
 /// The reply's head was sent.
 const REPLY_STARTED: u32 = 1 << 10;
 
+/// The request's framing is not by the letter.
+const MALFORMED: u32 = 1 << 11;
+
 /// What the time-keeper has to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -54,6 +59,7 @@ pub(super) struct Flow {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     body_waker: Mutex<Option<Waker>>,
+    framing: Mutex<Framing>,
 }
 
 impl Flow {
@@ -184,7 +190,33 @@ impl Flow {
         self.has(BODY_TIMED_OUT)
     }
 
-    pub(super) fn socket_read(&self) {
+    fn framing(&self) -> MutexGuard<'_, Framing> {
+        self.framing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// HTTP/2 frames by itself.
+    pub(super) fn without_framing(&self) {
+        self.framing().off();
+    }
+
+    /// A head was parsed; what follows it is looked at by the letter.
+    pub(super) fn head_parsed(&self, follows: Follows) -> Option<Fault> {
+        let fault = self.framing().head(follows).err();
+        if fault.is_some() {
+            self.set(MALFORMED);
+        }
+        fault
+    }
+
+    /// Whether the request body's framing is broken, whatever hyper thinks of it.
+    pub(super) fn malformed(&self) -> bool {
+        self.has(MALFORMED)
+    }
+
+    pub(super) fn socket_read(&self, data: &[u8]) {
+        if self.framing().read(data).is_err() {
+            self.set(MALFORMED);
+        }
         if !self.has(BODY_OPEN | HEAD_BYTES) {
             self.set(HEAD_BYTES);
         }

@@ -98,17 +98,17 @@ impl AsyncRead for Io {
         if me.prefix.at < me.prefix.len {
             let rest = me.prefix.bytes.get(me.prefix.at..me.prefix.len).unwrap_or_default();
             let n = rest.len().min(buf.remaining());
-            buf.put_slice(rest.get(..n).unwrap_or_default());
+            let bytes = rest.get(..n).unwrap_or_default();
+            buf.put_slice(bytes);
+            me.flow.socket_read(bytes);
             me.prefix.at += n;
-            me.flow.socket_read();
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         ready!(each!(&mut me.stream, io => Pin::new(io).poll_read(cx, buf)))?;
-        if buf.filled().len() == before {
-            me.read_eof = true;
-        } else {
-            me.flow.socket_read();
+        match buf.filled().get(before..) {
+            Some(bytes) if !bytes.is_empty() => me.flow.socket_read(bytes),
+            _ => me.read_eof = true,
         }
         Poll::Ready(Ok(()))
     }

@@ -46,6 +46,7 @@ mod body;
 mod connection;
 mod drain;
 mod flow;
+mod framing;
 mod io;
 mod keeper;
 mod pace;

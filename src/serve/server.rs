@@ -399,7 +399,7 @@ impl Server {
         let Ok(permit) = Arc::clone(&self.0.shed).try_acquire_owned() else { return };
         tokio::spawn(async move {
             const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-                content-length: 124\r\ncache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\n\
+                content-length: 132\r\ncache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\n\
                 proxy-status: portcullis; error=connection_limit_reached\r\n\r\n\
                 {\"type\":\"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity\",\
                 \"title\":\"Temporarily at capacity\",\"status\":503}";

@@ -20,6 +20,7 @@ use super::{
     body::{ReplyBody, ReplyGuard, RequestBody},
     drain::{Stage, Stages, StreamEnd},
     flow::Flow,
+    framing::Follows,
     streams::Streams,
 };
 use crate::context::{ConnectionInfo, RequestContext};
@@ -66,7 +67,10 @@ where
             }
         };
         let with_body = !request.body().is_end_stream();
-        let large_body = with_body && request.body().size_hint().exact().is_none_or(|n| n > SMALL_BODY);
+        // Nor to be waited for where the client waits for a `100`: it may as well send its next request instead.
+        let large_body = with_body
+            && (request.body().size_hint().exact().is_none_or(|n| n > SMALL_BODY)
+                || request.headers().contains_key(header::EXPECT));
         flow.begin(with_body);
         let facts = Facts {
             connect: request.method() == Method::CONNECT,
@@ -76,7 +80,12 @@ where
         };
         let body_flow = with_body.then(|| Arc::clone(&flow));
         let mut request = request.map(|body| RequestBody::new(body, body_flow));
-        RequestContext::of_mut(request.extensions_mut()).set_connection(self.shared.info.clone());
+        let fault = if self.streams.is_none() { flow.head_parsed(follows(&request)) } else { None };
+        let context = RequestContext::of_mut(request.extensions_mut());
+        context.set_connection(self.shared.info.clone());
+        if fault.is_some() {
+            context.set_malformed();
+        }
 
         let mut service = self.service.borrow_mut();
         let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
@@ -151,7 +160,7 @@ fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared:
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (facts.connect && status.is_success()) {
         flow.upgrade();
-    } else if facts.large_body && !facts.per_stream && flow.body_unread() {
+    } else if !facts.per_stream && (flow.malformed() || facts.large_body && flow.body_unread()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     flow.reply_started();
@@ -165,6 +174,17 @@ fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared:
         StreamEnd::at(Arc::clone(&shared.stages), stage)
     });
     response.map(|body| ReplyBody::new(body, guard, facts.per_stream, end))
+}
+
+/// What hyper has read out of the head about what follows it.
+fn follows(request: &Request<RequestBody>) -> Follows {
+    if *request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE) {
+        Follows::Anything
+    } else if request.headers().contains_key(header::TRANSFER_ENCODING) {
+        Follows::Chunks
+    } else {
+        Follows::Length(request.body().size_hint().exact().unwrap_or(0))
+    }
 }
 
 fn is_event_stream<B>(response: &Response<B>) -> bool {

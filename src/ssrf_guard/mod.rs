@@ -35,10 +35,10 @@
 //! # Ok(()) }
 //! ```
 
-mod future;
 mod layer;
 mod service;
 
-pub use future::ResponseFuture;
 pub use layer::SsrfGuardLayer;
 pub use service::SsrfGuard;
+
+pub use crate::reply::ResponseFuture;

@@ -7,7 +7,7 @@ use super::ResponseFuture;
 use crate::{
     body::ResponseBody,
     context::RequestContext,
-    egress::PolicyHandle,
+    egress::{Denial, PolicyHandle},
     rejection::{Rejection, RejectionKind},
 };
 
@@ -25,13 +25,13 @@ impl<S> SsrfGuard<S> {
 }
 
 /// The decision: puts the permit into the context, or says why not.
-fn decide(policy: &PolicyHandle, context: &mut RequestContext) -> Result<(), Box<Rejection>> {
+fn decide(policy: &PolicyHandle, context: &mut RequestContext) -> Result<(), Rejection> {
     context.take_permit();
     let target = context.target().ok_or_else(|| {
         let rejection = Rejection::new(RejectionKind::Misconfigured);
-        Box::new(rejection.with_detail("SsrfGuardLayer found no target: TargetLayer has to stand before it"))
+        rejection.with_detail("SsrfGuardLayer found no target: TargetLayer has to stand before it")
     })?;
-    let permit = policy.permit(target).map_err(|denial| Box::new(denial.into_rejection()))?;
+    let permit = policy.permit(target).map_err(Denial::into_rejection)?;
     context.set_permit(permit);
     Ok(())
 }
@@ -42,7 +42,7 @@ where
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)

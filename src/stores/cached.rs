@@ -182,7 +182,8 @@ impl<R: RemoteTokens> TokenStore for CachedTokens<R> {
         let (inner, digest) = (Arc::clone(&self.0), *digest);
         Lookup::Later(Box::pin(async move {
             // The first to come asks, for all who wait; if it goes away, the next one does.
-            let found = cell.get_or_try_init(|| async { inner.ask(digest).await.map(|answer| inner.remember(digest, answer)) }).await;
+            let found =
+                cell.get_or_try_init(|| async { inner.ask(digest).await.map(|answer| inner.remember(digest, answer)) }).await;
             found.cloned()
         }))
     }

@@ -61,9 +61,11 @@ pub enum Change<T> {
 /// looks in a row have found it alike, so that half a file is never taken for a whole one.
 pub struct WatchedFile<T> {
     path: PathBuf,
-    parse: Box<dyn Fn(&str) -> Result<T, ConfigError> + Send + Sync>,
+    parse: Parse<T>,
     state: Mutex<State>,
 }
+
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, ConfigError> + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -123,7 +125,11 @@ impl<T> WatchedFile<T> {
             // A file that is away for a moment is being replaced; away for two looks, it is missing.
             Err(error) => {
                 let was_there = state.seen.take().is_some();
-                return if was_there || state.read.take().is_none() { Change::None } else { Change::Failed(self.error(Cause::Read(error))) };
+                return if was_there || state.read.take().is_none() {
+                    Change::None
+                } else {
+                    Change::Failed(self.error(Cause::Read(error)))
+                };
             }
         };
         let before = state.seen.replace(stamp);
@@ -283,7 +289,9 @@ mod tests {
         let (file, _) = opened(&dir, "1");
         let path = file.path().to_owned();
         let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
-        let apply = move |n| if n == 13 { Err(ConfigError::new("13", "unlucky")) } else { tx.send(n).map_err(|_| ConfigError::new("", "closed")) };
+        let apply = move |n| {
+            if n == 13 { Err(ConfigError::new("13", "unlucky")) } else { tx.send(n).map_err(|_| ConfigError::new("", "closed")) }
+        };
         let task = tokio::spawn(async move { file.watch(Duration::from_millis(500), apply).await });
         for (text, want) in [("2", Some(2)), ("junk", None), ("13", None), ("4444", Some(4444))] {
             fs::write(&path, text).unwrap();

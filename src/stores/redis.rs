@@ -189,7 +189,8 @@ fn manager(client: &Client) -> RedisResult<ConnectionManager> {
 }
 
 impl RedisStore {
-    /// A store at `redis://[user:password@]host[:port][/db]` or `unix:///path`.
+    /// A store at `redis://[user:password@]host[:port][/db]` or `unix:///path`. TLS is not built in: it belongs on a private
+    /// network or behind a local tunnel.
     ///
     /// # Errors
     /// When the address does not parse. It is not repeated in the error, because a password may be in it.
@@ -320,10 +321,11 @@ async fn probe(store: Weak<Inner>) {
     loop {
         tokio::time::sleep(PROBE_EVERY).await;
         let Some(inner) = store.upgrade() else { return };
-        if failed > 0 && failed.is_multiple_of(PROBES_A_CONNECTION) {
-            if let Ok(fresh) = manager(&inner.client) {
-                inner.connection.store(Arc::new(fresh));
-            }
+        if failed > 0
+            && failed.is_multiple_of(PROBES_A_CONNECTION)
+            && let Ok(fresh) = manager(&inner.client)
+        {
+            inner.connection.store(Arc::new(fresh));
         }
         let mut connection = ConnectionManager::clone(&inner.connection.load());
         let ping: Result<RedisResult<String>, _> =

@@ -124,7 +124,10 @@ mod tests {
         assert_eq!(claim(&sessions, "s", "b"), "a");
         assert_eq!(claim(&sessions, "t", "b"), "b");
         let elsewhere = SessionKey::new(b"s", Target::parse("https://b.example/").unwrap().origin());
-        assert!(matches!(sessions.claim(elsewhere, &"b".into()), Lookup::Ready(Ok(Some(o))) if &*o == "b"), "another target's session");
+        assert!(
+            matches!(sessions.claim(elsewhere, &"b".into()), Lookup::Ready(Ok(Some(o))) if &*o == "b"),
+            "another target's session"
+        );
     }
 
     #[test]

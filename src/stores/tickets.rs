@@ -173,7 +173,10 @@ mod tests {
         assert!(redeem(&tickets, &ticket).is_none(), "expired");
         let foreign = tickets.issue(&ci, &origin("wss://elsewhere.test/")).unwrap();
         let bound = redeem(&tickets, &foreign).unwrap();
-        assert!(!bound.scopes().allows_target(&Target::parse("wss://elsewhere.test/").unwrap()), "the token's scopes hold as well");
+        assert!(
+            !bound.scopes().allows_target(&Target::parse("wss://elsewhere.test/").unwrap()),
+            "the token's scopes hold as well"
+        );
     }
 
     #[test]

@@ -35,12 +35,12 @@
 
 mod cache;
 mod extract;
-mod future;
 mod layer;
 mod service;
 
 pub use cache::TargetParser;
 pub use extract::{AbsoluteForm, Connect, Fixed, FromHeader, FromQuery, PathPrefix, TargetExtractor};
-pub use future::ResponseFuture;
 pub use layer::TargetLayer;
 pub use service::TargetService;
+
+pub use crate::reply::ResponseFuture;

@@ -40,9 +40,9 @@ impl<S: fmt::Debug, X> fmt::Debug for TargetService<S, X> {
 }
 
 /// The answer to a target that is not one.
-fn malformed(error: TargetError) -> Box<Rejection> {
+fn malformed(error: TargetError) -> Rejection {
     let rejection = Rejection::new(RejectionKind::MalformedTarget);
-    Box::new(rejection.with_public_detail(error.to_string()).with_detail(error.as_str()))
+    rejection.with_public_detail(error.to_string()).with_detail(error.as_str())
 }
 
 fn remember(parts: &mut Parts, target: Target) {
@@ -60,7 +60,7 @@ where
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)

@@ -73,11 +73,11 @@ impl<B: Body<Data = Bytes>> Body for ScopedBody<B> {
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 let frame = ready!(body.as_mut().poll_frame(cx)).transpose().map_err(ScopedBodyError::Body);
-                if let (Some(scanner), Ok(Some(frame))) = (rest, &frame) {
-                    if frame.data_ref().is_some_and(|data| scanner.feed(data).is_err()) {
-                        *broken = true;
-                        return Poll::Ready(Some(Err(ScopedBodyError::Scope)));
-                    }
+                if let (Some(scanner), Ok(Some(frame))) = (rest, &frame)
+                    && frame.data_ref().is_some_and(|data| scanner.feed(data).is_err())
+                {
+                    *broken = true;
+                    return Poll::Ready(Some(Err(ScopedBodyError::Scope)));
                 }
                 Poll::Ready(frame.transpose())
             }

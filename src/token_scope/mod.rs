@@ -1,7 +1,7 @@
 //! `TokenScopeLayer`: what this token may do with this target.
 //!
 //! 1. The principal's [`TokenScopes`](crate::tokens::TokenScopes) are held against the target, the HTTP method and, for a
-//!    handshake, against the right to open WebSockets. What does not fit is a 403 like every other denial, reason `scope`.
+//!    handshake, against the right to open a WebSocket. What does not fit is a 403 like every other denial, reason `scope`.
 //! 2. Only where the scopes name MCP methods or tools, the JSON-RPC messages in the request body are looked at. The body goes on
 //!    streaming: at most [`LOOK`] bytes are held back, and they are replayed.
 //! 3. The look is strict, because a server may read odd JSON otherwise than we do: a key given twice or in another case, a byte
@@ -12,7 +12,7 @@
 //! 5. `Mcp-Method` and `Mcp-Name` (also in the `=?base64?…?=` form) are judged as well and have to agree with the body. They alone
 //!    decide nothing, not even where `MCP-Protocol-Version` makes servers verify them (2026-07-28): the version is the client's
 //!    word, and an older server behind it ignores all three. They give the early refusal, before the body has come.
-//! 6. A tunnel cannot be looked into: a token with MCP scopes opens neither WebSockets nor `CONNECT` tunnels.
+//! 6. A tunnel cannot be looked into: a token with MCP scopes opens neither a WebSocket nor `CONNECT` tunnels.
 //! 7. Without a principal, or with scopes and no target, the request is refused (`Misconfigured`).
 //!
 //! **Where it stands:** after the target is known and before the guard, so that a token never learns what the policy says of

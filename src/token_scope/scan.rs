@@ -126,7 +126,7 @@ impl Scanner {
             if byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.') {
                 return Ok(());
             }
-            self.end_value()?;
+            self.end_value();
         }
         match (byte, self.expect) {
             (b' ' | b'\t' | b'\r' | b'\n', _) => Ok(()),
@@ -211,13 +211,13 @@ impl Scanner {
         if self.stack.pop() != Some(container) {
             return Err(Violation);
         }
-        self.end_value()
+        self.end_value();
+        Ok(())
     }
 
-    fn end_value(&mut self) -> Result<(), Violation> {
+    fn end_value(&mut self) {
         self.key = Key::Other;
         self.expect = if self.stack.is_empty() { Expect::Done } else { Expect::CommaOrEnd };
-        Ok(())
     }
 
     fn end_string(&mut self) -> Result<(), Violation> {
@@ -245,7 +245,8 @@ impl Scanner {
             Key::Name => self.current.name = kept,
             Key::Params | Key::Other => {}
         }
-        self.end_value()
+        self.end_value();
+        Ok(())
     }
 
     fn message_key(&mut self, key: &str) -> Result<Key, Violation> {
@@ -423,7 +424,7 @@ mod tests {
             r#"{"method":"x"}{"method":"y"}"#,
             r#"{"method":"x"} 1"#,
             "\u{feff}{\"method\":\"x\"}",
-            r#"{'method':'x'}"#,
+            r"{'method':'x'}",
             r#"{method:"x"}"#,
             r#"{"method":"x",}"#,
             r#"{"method":"x"/*"*/}"#,
@@ -435,7 +436,7 @@ mod tests {
             r#"{"method":"\ud800"}"#,
             r#"{"method\ud800":"x"}"#,
             r#"[["method"]]"#,
-            r#"[1]"#,
+            r"[1]",
             r#"["x"]"#,
             r#"[{"method":"x"}"#,
             r#""method""#,

@@ -19,6 +19,7 @@ pub struct TokenScopes {
     no_websocket: bool,
     mcp_methods: Option<Vec<Box<str>>>,
     tools: Option<Vec<Box<str>>>,
+    operator: bool,
 }
 
 impl TokenScopes {
@@ -75,6 +76,13 @@ impl TokenScopes {
         Ok(self)
     }
 
+    /// Whether the server may explain its decisions to whoever holds the token. It is the only scope that gives something.
+    #[must_use]
+    pub fn operator(mut self, yes: bool) -> Self {
+        self.operator = yes;
+        self
+    }
+
     /// The same scopes for this one origin only, as a ticket has them.
     #[must_use]
     pub fn bound_to(mut self, origin: Arc<Origin>) -> Self {
@@ -85,13 +93,19 @@ impl TokenScopes {
     /// Whether nothing is restricted.
     #[must_use]
     pub fn is_unrestricted(&self) -> bool {
-        *self == Self::default()
+        *self == Self { operator: self.operator, ..Self::default() }
     }
 
     /// Whether what is inside the requests has to be looked at.
     #[must_use]
     pub fn restricts_mcp(&self) -> bool {
         self.mcp_methods.is_some() || self.tools.is_some()
+    }
+
+    /// Whether the server may explain its decisions. What is bound to one origin, a ticket, never has that.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.operator && self.origin.is_none()
     }
 
     /// Whether the target may be reached.
@@ -167,6 +181,15 @@ mod tests {
         assert!(scopes.allows_tool("read_file") && scopes.allows_tool("search") && !scopes.allows_tool("searching"));
         assert!(TokenScopes::new().tools(["a*b"]).is_err() && TokenScopes::new().tools([""]).is_err());
         assert!(TokenScopes::new().methods(["get"]).is_err());
+    }
+
+    #[test]
+    fn operators_are_named_and_tickets_are_none() {
+        let origin = Arc::clone(Target::parse("https://a.example/").unwrap().origin());
+        assert!(!TokenScopes::new().is_operator());
+        let scopes = TokenScopes::new().operator(true);
+        assert!(scopes.is_operator() && scopes.is_unrestricted());
+        assert!(!scopes.bound_to(origin).is_operator());
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn open<B>(request: &Request<B>) -> Span {
         "HTTP request",
         otel.kind = "server",
         http.request.method = %request.method(),
-        url.scheme = if context.and_then(RequestContext::connection).is_some_and(|c| c.is_tls()) { "https" } else { "http" },
+        url.scheme = if context.and_then(RequestContext::connection).is_some_and(crate::context::ConnectionInfo::is_tls) { "https" } else { "http" },
         url.path = request.uri().path(),
         network.protocol.version = version(request.version()),
         client.address = field::Empty,

@@ -69,6 +69,27 @@ impl Body {
     }
 }
 
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+/// A connection may let go of a body of known length without polling it to its end.
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.uploading.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Self { kind: if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) }, shared: None }
@@ -117,6 +138,11 @@ impl HttpBody for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if let Some(shared) = &this.shared {
+            if shared.abandoned.load(Ordering::Relaxed) {
+                // The answer is final and nobody has asked for the body: whoever sends it must see that it is not read.
+                this.kind = Kind::Empty;
+                return Poll::Pending;
+            }
             // The connection polls its body again whenever it is woken, and the `100` arrives through the same connection.
             if shared.await_continue.load(Ordering::Relaxed) && !shared.continue_received.load(Ordering::Relaxed) {
                 return Poll::Pending;
@@ -201,6 +227,51 @@ pub(crate) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
+/// Who is asking, where from, and what a target says for a whole origin: as in the header section, in any spelling.
+fn is_about_hops_or_origins(name: &str) -> bool {
+    const FAMILIES: &[&str] = &[
+        "x-forwarded",
+        "x-proxy-",
+        "x-ssl-",
+        "ssl-client-",
+        "x-client-cert",
+        "x-original-",
+        "access-control-",
+        "ratelimit",
+        "x-ratelimit-",
+    ];
+    FAMILIES.iter().any(|family| name.starts_with(family))
+        || matches!(
+            name,
+            "keep-alive"
+                | "proxy-connection"
+                | "proxy-status"
+                | "proxy-authorization"
+                | "proxy-authenticate"
+                | "forwarded"
+                | "via"
+                | "host"
+                | "content-length"
+                | "transfer-encoding"
+                | "x-real-ip"
+                | "x-client-ip"
+                | "true-client-ip"
+                | "client-cert"
+                | "client-cert-chain"
+                | "x-target-url"
+                | "set-cookie"
+                | "set-cookie2"
+                | "alt-svc"
+                | "strict-transport-security"
+                | "clear-site-data"
+                | "service-worker-allowed"
+                | "nel"
+                | "report-to"
+                | "reporting-endpoints"
+                | "refresh"
+        )
+}
+
 fn clean_trailers(trailers: &mut HeaderMap) {
     const FORBIDDEN: &[HeaderName] = &[
         header::CONNECTION,
@@ -228,13 +299,9 @@ fn clean_trailers(trailers: &mut HeaderMap) {
     let doomed: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
-            let text = name.as_str();
             FORBIDDEN.contains(name)
-                || named.iter().any(|n| n.eq_ignore_ascii_case(text))
-                || text.starts_with("x-forwarded")
-                || text.starts_with("x-proxy-")
-                || text.starts_with("access-control-")
-                || matches!(text, "keep-alive" | "proxy-connection" | "x-real-ip" | "client-cert" | "client-cert-chain")
+                || named.iter().any(|n| n.eq_ignore_ascii_case(name.as_str()))
+                || is_about_hops_or_origins(&name.as_str().replace(['_', '.'], "-"))
         })
         .cloned()
         .collect();
@@ -256,7 +323,9 @@ mod tests {
             t.insert(HeaderName::from_static(name), "x-named".parse().unwrap());
         }
         t.insert("x-named", "1".parse().unwrap());
-        t.insert("x-proxy-token", "1".parse().unwrap());
+        for name in ["x-proxy-token", "x_forwarded_for", "x.real.ip", "proxy-status", "strict-transport-security", "ratelimit"] {
+            t.insert(HeaderName::from_static(name), "1".parse().unwrap());
+        }
         t.insert("x-checksum", "1".parse().unwrap());
         clean_trailers(&mut t);
         assert_eq!(t.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-checksum"]);

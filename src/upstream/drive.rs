@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     moved_at: AtomicU64,
     /// The target has asked for the body (`100 Continue`), or has answered.
     pub(crate) continue_received: AtomicBool,
+    /// The target has answered for good without asking for the body.
+    pub(crate) abandoned: AtomicBool,
     /// The body must wait for the above.
     pub(crate) await_continue: AtomicBool,
 }
@@ -105,6 +107,7 @@ impl Shared {
         self.uploading.store(uploading, Ordering::Relaxed);
         self.await_continue.store(await_continue, Ordering::Relaxed);
         self.continue_received.store(false, Ordering::Relaxed);
+        self.abandoned.store(false, Ordering::Relaxed);
         self.client_owes.store(false, Ordering::Relaxed);
         self.moved_at.store(0, Ordering::Relaxed);
         if let Ok(mut slot) = self.upload_failed.lock() {

@@ -88,8 +88,7 @@ impl Error {
     /// Whether a time limit was reached.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.kind, Kind::HeadTimeout | Kind::Idle)
-            || self.0.connect.as_ref().is_some_and(ConnectError::is_timeout)
+        matches!(self.0.kind, Kind::HeadTimeout | Kind::Idle) || self.0.connect.as_ref().is_some_and(ConnectError::is_timeout)
     }
 
     /// Whether no connection could be opened.

@@ -11,7 +11,7 @@ use crate::net::{Target, TargetError};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Redirects {
     limit: usize,
-    credentials: Vec<HeaderName>,
+    kept: Vec<HeaderName>,
 }
 
 impl Redirects {
@@ -26,15 +26,38 @@ impl Redirects {
     /// a stream is gone (RFC 9110 §15.4).
     #[must_use]
     pub fn follow(limit: usize) -> Self {
-        Self { limit, credentials: Vec::new() }
+        Self { limit, kept: Vec::new() }
     }
 
-    /// Further fields that are dropped for good once the origin is left, besides `Authorization`, `Cookie` and
-    /// `Proxy-Authorization`.
+    /// Further fields that go along when the origin is left. Without this, only content negotiation, `Range`, `User-Agent` and what
+    /// describes a body that goes along do: a list of what to drop would miss the next API key's name.
     #[must_use]
-    pub fn drop_on_leaving(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.credentials.extend(names);
+    pub fn keep_on_leaving(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.kept.extend(names);
         self
+    }
+
+    fn leave(&self, headers: &mut HeaderMap) {
+        const HARMLESS: &[HeaderName] = &[
+            header::ACCEPT,
+            header::ACCEPT_CHARSET,
+            header::ACCEPT_ENCODING,
+            header::ACCEPT_LANGUAGE,
+            header::RANGE,
+            header::USER_AGENT,
+            header::CONTENT_TYPE,
+            header::CONTENT_LENGTH,
+            header::CONTENT_ENCODING,
+            header::CONTENT_LANGUAGE,
+        ];
+        let left = std::mem::take(headers);
+        let mut name = None;
+        for (next, value) in left {
+            name = next.or(name);
+            if let Some(name) = name.as_ref().filter(|n| HARMLESS.contains(n) || self.kept.contains(n)) {
+                headers.append(name, value);
+            }
+        }
     }
 }
 
@@ -89,12 +112,7 @@ impl Upstream {
                 drop_content(&mut parts.headers);
             }
             if leaving.origin() != target.origin() {
-                for name in [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION] {
-                    parts.headers.remove(name);
-                }
-                for name in &redirects.credentials {
-                    parts.headers.remove(name);
-                }
+                redirects.leave(&mut parts.headers);
             }
             target = leaving;
         }

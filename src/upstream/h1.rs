@@ -24,6 +24,7 @@ use super::{
     body::Body,
     drive::Shared,
     error::{Error, Kind},
+    pool::{Key, Pool},
 };
 use crate::connect::ConnectedIo;
 
@@ -39,6 +40,9 @@ pub(crate) struct HeadLimits {
     /// How long an `Expect: 100-continue` is waited on before the body is sent anyway (RFC 9110 §10.1.1).
     pub(crate) continue_wait: Duration,
 }
+
+/// Longest standstill of an upload whose answer is complete already: nobody waits for it any more.
+const MAX_TAIL: Duration = Duration::from_secs(30);
 
 /// A socket that counts what is read, so that endless interim responses are noticed.
 #[derive(Debug)]
@@ -127,13 +131,19 @@ pub(crate) struct H1 {
     max_head_bytes: u64,
     /// The other end.
     pub(crate) peer: SocketAddr,
+    /// When something of the exchange has moved last.
+    pub(crate) active: Instant,
+    /// The response body that is being read. Here, because what a body holds is moved by every layer it passes.
+    pub(crate) incoming: Option<Incoming>,
+    /// Where the connection rests when that body has ended.
+    pub(crate) home: Option<(Arc<Pool>, Key)>,
 }
 
 /// Why an exchange gave no response.
 pub(crate) struct Failed {
     pub(crate) error: Error,
-    /// The request, if nothing of it has been written.
-    pub(crate) unsent: Option<Request<Body>>,
+    /// Nothing of the request has been written, and it is back with the caller.
+    pub(crate) unsent: bool,
     /// Not a byte of an answer was seen.
     pub(crate) silent: bool,
 }
@@ -150,8 +160,20 @@ impl H1 {
             .await
             .map_err(|e| Error::from_hyper(&e))?;
         let waker = Waker::from(shared.clone());
-        let timer = LazyTimer::new(Instant::now() + limits.timeout);
-        Ok(Self { tx, conn, shared, waker, timer, max_head_bytes: limits.max_bytes as u64 * 4, peer })
+        let active = Instant::now();
+        let timer = LazyTimer::new(active + limits.timeout);
+        Ok(Self {
+            active,
+            tx,
+            conn,
+            shared,
+            waker,
+            timer,
+            max_head_bytes: limits.max_bytes as u64 * 4,
+            peer,
+            incoming: None,
+            home: None,
+        })
     }
 
     /// Whether a connection at rest can take another request. A socket that was closed, or that sent bytes nobody asked for,
@@ -172,17 +194,29 @@ impl H1 {
         !self.tx.is_closed()
     }
 
+    /// Whether the target has answered for good without asking for the body: the connection serves nothing else.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.shared.abandoned.load(Ordering::Relaxed)
+    }
+
     /// Whether the request body is still under way.
     pub(crate) fn is_uploading(&self) -> bool {
         self.shared.uploading.load(Ordering::Relaxed)
     }
 
-    /// Sends a request and waits for the head of the final response.
-    pub(crate) async fn exchange(&mut self, request: Request<Body>, limits: &HeadLimits) -> Result<Response<Incoming>, Failed> {
-        let expects = request.headers().contains_key(http::header::EXPECT);
-        let mut request = request.map(|body| {
+    /// Sends a request and waits for the head of the final response. The request is taken out of its place only here, because
+    /// every future on the way would carry a copy of it.
+    pub(crate) async fn exchange(
+        &mut self,
+        place: &mut Request<Body>,
+        limits: &HeadLimits,
+        start: Instant,
+    ) -> Result<Response<Incoming>, Failed> {
+        // Without a body there is nothing to wait with (RFC 9110 §10.1.1).
+        let expects = place.headers().contains_key(http::header::EXPECT) && !place.body().is_empty();
+        let mut request = super::take(place).map(|body| {
             let uploading = !body.is_empty();
-            self.shared.reset(uploading, expects && uploading);
+            self.shared.reset(uploading, expects);
             if uploading { body.watched(self.shared.clone()) } else { body }
         });
         if expects {
@@ -192,9 +226,10 @@ impl H1 {
                     shared.continue_received.store(true, Ordering::Relaxed);
                 }
             });
+        } else {
+            request.headers_mut().remove(http::header::EXPECT);
         }
         let started_at = self.shared.read.load(Ordering::Relaxed);
-        let start = Instant::now();
         let wait = if expects { limits.continue_wait.min(limits.timeout) } else { limits.timeout };
         self.timer.set(start + wait);
         let mut response = pin!(self.tx.try_send_request(request));
@@ -243,10 +278,19 @@ impl H1 {
             }
         })
         .await;
-        // Whatever is left of a body that waited for `100 Continue` may go now that the final answer is known.
-        self.shared.await_continue.store(false, Ordering::Relaxed);
-        outcome.map_err(|(error, unsent)| {
+        let unasked =
+            self.shared.await_continue.swap(false, Ordering::Relaxed) && !self.shared.continue_received.load(Ordering::Relaxed);
+        if unasked && outcome.is_ok() {
+            self.shared.abandoned.store(true, Ordering::Relaxed);
+            // The connection lets its body know before anybody answers the client.
+            let _ = self.conn.poll_without_shutdown(&mut Context::from_waker(&self.waker));
+        }
+        outcome.map_err(|(error, message)| {
             let silent = self.shared.read.load(Ordering::Relaxed) == started_at;
+            let unsent = message.is_some();
+            if let Some(message) = message {
+                *place = message;
+            }
             Failed { error: self.shared.blame(error), unsent, silent }
         })
     }
@@ -254,46 +298,44 @@ impl H1 {
     /// Polls the body of the response together with the connection that it comes from.
     ///
     /// The timer set by [`Self::set_idle_deadline`] rings here.
-    pub(crate) fn poll_body(
-        &mut self,
-        cx: &mut Context<'_>,
-        incoming: &mut Incoming,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
-        self.shared.enter(cx);
-        let mut inner = Context::from_waker(&self.waker);
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
+        let Self { incoming: Some(incoming), conn, shared, waker, timer, .. } = self else { return Poll::Ready(None) };
+        shared.enter(cx);
+        let mut inner = Context::from_waker(waker);
         let mut unseen = Context::from_waker(Waker::noop());
         let mut rounds = 0;
         loop {
             for step in 0..2 {
                 if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut unseen) {
-                    self.shared.leave_ready();
-                    return Poll::Ready(frame.map(|f| f.map_err(|e| self.shared.blame(Error::from_hyper(&e)))));
+                    shared.leave_ready();
+                    return Poll::Ready(frame.map(|f| f.map_err(|e| shared.blame(Error::from_hyper(&e)))));
                 }
-                if step == 0 && self.conn.poll_without_shutdown(&mut inner).is_ready() {
+                if step == 0 && conn.poll_without_shutdown(&mut inner).is_ready() {
                     // The connection has ended and left in the channel whatever there was; an unfinished body errs there.
                     let last = Pin::new(&mut *incoming).poll_frame(&mut unseen);
-                    self.shared.leave_ready();
+                    shared.leave_ready();
                     return match last {
-                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| self.shared.blame(Error::from_hyper(&e))))),
+                        Poll::Ready(frame) => Poll::Ready(frame.map(|f| f.map_err(|e| shared.blame(Error::from_hyper(&e))))),
                         Poll::Pending => Poll::Ready(Some(Err(Error::new(Kind::Incomplete)))),
                     };
                 }
             }
-            if self.timer.poll(&mut inner).is_ready() {
-                self.shared.leave_ready();
+            if timer.poll(&mut inner).is_ready() {
+                shared.leave_ready();
                 return Poll::Ready(Some(Err(Error::new(Kind::Idle))));
             }
             rounds += 1;
-            if rounds == 8 || !self.shared.take_woken() {
-                self.shared.leave(cx);
+            if rounds == 8 || !shared.take_woken() {
+                shared.leave(cx);
                 return Poll::Pending;
             }
         }
     }
 
     /// Nothing may move for that long from now on.
-    pub(crate) fn set_idle_deadline(&mut self, at: Instant) {
-        self.timer.set(at);
+    pub(crate) fn set_idle_deadline(&mut self, now: Instant, idle: Duration) {
+        self.active = now;
+        self.timer.set(now + idle);
     }
 
     /// Gives up the HTTP part: the socket, and what was read beyond the response head.
@@ -308,6 +350,7 @@ impl H1 {
         let Self { tx, mut conn, shared, .. } = *self;
         // Without its sender the connection closes after this exchange; with it, it would wait here for another one.
         drop(tx);
+        let idle = idle.min(MAX_TAIL);
         let moved = || (shared.sent.load(Ordering::Relaxed), shared.read.load(Ordering::Relaxed));
         let mut ended = pin!(std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)));
         loop {

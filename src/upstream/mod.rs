@@ -88,7 +88,7 @@ impl Upstream {
                 max_count: 100,
                 continue_wait: Duration::from_secs(1),
             },
-            pool: PoolLimits { idle_per_key: 256, idle_total: 4096, idle_timeout: Duration::from_secs(60) },
+            pool: PoolLimits { per_key: 256, total: 4096, timeout: Duration::from_secs(60) },
             idle: Duration::from_secs(300),
         }
     }
@@ -114,56 +114,59 @@ impl Upstream {
         &self,
         permit: &EgressPermit,
         tenant: Option<&Arc<str>>,
-        request: Request<Body>,
+        mut request: Request<Body>,
+    ) -> Result<(Response<UpstreamBody>, UpstreamInfo), Error> {
+        self.send_from(permit, tenant, &mut request).await
+    }
+
+    /// The same, taking the request out of its place only when it is written: a future holds every argument of its own twice.
+    pub(crate) async fn send_from(
+        &self,
+        permit: &EgressPermit,
+        tenant: Option<&Arc<str>>,
+        request: &mut Request<Body>,
     ) -> Result<(Response<UpstreamBody>, UpstreamInfo), Error> {
         let inner = &*self.0;
         let start = Instant::now();
         let key = Key::new(permit.origin(), permit.generation(), tenant);
-        let mut request = self.prepare(permit, request);
+        prepare(permit, request);
 
         if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
-            let spare = spare(&request);
-            match inner.send_h2(sender, request, permit).await {
-                Ok(response) => return Ok((response, info(peer, true, start))),
-                Err(failed) => request = again(failed, spare)?,
+            let spare = spare(request);
+            match Box::pin(inner.send_h2(sender, request, permit)).await {
+                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
+                Err(failed) => again(failed, spare, request)?,
             }
         } else if let Some(conn) = inner.pool.take(&key) {
-            let spare = spare(&request);
+            let spare = spare(request);
             let peer = conn.peer;
-            match inner.send_h1(conn, request, &key).await {
-                Ok(response) => return Ok((response, info(peer, true, start))),
-                Err(failed) => request = again(failed, spare)?,
+            match inner.send_h1(conn, request, &key, start).await {
+                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
+                Err(failed) => again(failed, spare, request)?,
             }
         }
-
-        let Connected { io, peer, is_h2, .. } = inner.connector.connect(permit, false).await?;
-        if is_h2 {
-            let sender = inner.handshake_h2(io).await?;
-            inner.pool.put_multiplexed(key, sender.clone(), peer);
-            let response = inner.send_h2(sender, request, permit).await.map_err(|failed| failed.error)?;
-            return Ok((response, info(peer, false, start)));
-        }
-        let conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
-        let response = inner.send_h1(conn, request, &key).await.map_err(|failed| failed.error)?;
-        Ok((response, info(peer, false, start)))
+        // Boxed: a new connection is the rare case, and its futures are large.
+        let (response, now, peer) = Box::pin(inner.send_fresh(permit, request, key)).await?;
+        Ok((response, info(peer, false, now - start)))
     }
 
     /// Sends an HTTP/1.1 upgrade on a connection of its own. A `101` comes with the connection to go on with; any other answer is
     /// an ordinary response.
-    pub(crate) async fn upgrade(&self, permit: &EgressPermit, request: Request<Body>) -> Result<Upgrade, Error> {
+    pub(crate) async fn upgrade(&self, permit: &EgressPermit, mut request: Request<Body>) -> Result<Upgrade, Error> {
         let inner = &*self.0;
         let start = Instant::now();
-        let request = self.prepare(permit, request);
+        prepare(permit, &mut request);
         let Connected { io, peer, .. } = inner.connector.connect(permit, true).await?;
         let mut conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
-        let response = conn.exchange(request, &inner.head).await.map_err(|failed| failed.error)?;
-        let info = info(peer, false, start);
+        let response = conn.exchange(&mut request, &inner.head, Instant::now()).await.map_err(|failed| failed.error)?;
+        let now = Instant::now();
+        let info = info(peer, false, now - start);
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Upgrade::Switched { response: response.map(drop), conn, info });
         }
         let (parts, incoming) = response.into_parts();
         // Not for the pool: the target has seen an `Upgrade` and may think otherwise about this connection than we do.
-        let body = UpstreamBody::alone(incoming, conn, inner.idle);
+        let body = UpstreamBody::alone(incoming, conn, inner.idle, now);
         Ok(Upgrade::Refused { response: Response::from_parts(parts, body), info })
     }
 
@@ -172,12 +175,16 @@ impl Upstream {
         let connected = self.0.connector.connect(permit, true).await?;
         Ok((connected.io, connected.peer))
     }
+}
 
-    fn prepare(&self, permit: &EgressPermit, mut request: Request<Body>) -> Request<Body> {
-        request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
-        *request.version_mut() = Version::HTTP_11;
-        request
-    }
+fn prepare(permit: &EgressPermit, request: &mut Request<Body>) {
+    request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
+    *request.version_mut() = Version::HTTP_11;
+}
+
+/// Takes a request out of its place.
+pub(crate) fn take(place: &mut Request<Body>) -> Request<Body> {
+    std::mem::replace(place, Request::new(Body::empty()))
 }
 
 /// The outcome of [`Upstream::upgrade`].
@@ -186,12 +193,12 @@ pub(crate) enum Upgrade {
     Refused { response: Response<UpstreamBody>, info: UpstreamInfo },
 }
 
-fn info(addr: SocketAddr, reused: bool, start: Instant) -> UpstreamInfo {
-    UpstreamInfo { addr, reused, head_after: start.elapsed() }
+fn info(addr: SocketAddr, reused: bool, head_after: Duration) -> UpstreamInfo {
+    UpstreamInfo { addr, reused, head_after }
 }
 
 /// A copy of a request that may be sent a second time (RFC 9110 §9.2.2): idempotent and without a body.
-fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+fn spare(request: &Request<Body>) -> Option<Box<Request<Body>>> {
     let idempotent =
         matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
     (idempotent && request.body().is_empty()).then(|| {
@@ -200,22 +207,52 @@ fn spare(request: &Request<Body>) -> Option<Request<Body>> {
         *copy.uri_mut() = request.uri().clone();
         *copy.headers_mut() = request.headers().clone();
         *copy.version_mut() = request.version();
-        copy
+        Box::new(copy)
     })
 }
 
-fn again(failed: Failed, spare: Option<Request<Body>>) -> Result<Request<Body>, Error> {
-    if let Some(unsent) = failed.unsent {
-        return Ok(unsent);
-    }
+/// Whether the request may go out again; it is then in its place.
+fn again(failed: Failed, spare: Option<Box<Request<Body>>>, place: &mut Request<Body>) -> Result<(), Error> {
     match spare {
-        Some(request) if failed.silent && failed.error.kind() == ErrorKind::Terminated => Ok(request),
+        _ if failed.unsent => Ok(()),
+        Some(request) if failed.silent && failed.error.kind() == ErrorKind::Terminated => {
+            *place = *request;
+            Ok(())
+        }
         _ => Err(failed.error),
     }
 }
 
 impl Inner {
-    async fn send_h1(&self, mut conn: Box<H1>, mut request: Request<Body>, key: &Key) -> Result<Response<UpstreamBody>, Failed> {
+    async fn send_fresh(
+        &self,
+        permit: &EgressPermit,
+        request: &mut Request<Body>,
+        key: Key,
+    ) -> Result<(Response<UpstreamBody>, Instant, SocketAddr), Error> {
+        let Connected { io, peer, is_h2, .. } = self.connector.connect(permit, false).await?;
+        // A first try over HTTP/2 has taken the `Host` field away.
+        prepare(permit, request);
+        let sent = if is_h2 {
+            let sender = self.handshake_h2(io).await?;
+            self.pool.put_multiplexed(key, sender.clone(), peer);
+            self.send_h2(sender, request, permit).await
+        } else {
+            let conn = Box::new(H1::handshake(io, peer, &self.head).await?);
+            self.send_h1(conn, request, &key, Instant::now()).await
+        };
+        let (response, now) = sent.map_err(|failed| failed.error)?;
+        Ok((response, now, peer))
+    }
+
+    /// The response, and the moment of its head.
+    async fn send_h1(
+        &self,
+        mut conn: Box<H1>,
+        request: &mut Request<Body>,
+        key: &Key,
+        start: Instant,
+    ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
         // hyper drops the body of a GET or HEAD whose length it does not know, unless the framing is spelled out.
@@ -226,15 +263,20 @@ impl Inner {
         {
             request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let response = conn.exchange(request, &self.head).await?;
+        let response = conn.exchange(request, &self.head, start).await?;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it (RFC 9110 §15.2.2); the connection is lost with it.
             let error = Error::new(ErrorKind::UpgradeFailed).with_detail("unsolicited 101");
-            return Err(Failed { error, unsent: None, silent: false });
+            return Err(Failed { error, unsent: false, silent: false });
         }
         let (parts, incoming) = response.into_parts();
-        let body = UpstreamBody::inline(incoming, conn, self.pool.clone(), key.clone(), self.idle);
-        Ok(Response::from_parts(parts, body))
+        let now = Instant::now();
+        let body = if conn.is_abandoned() {
+            UpstreamBody::alone(incoming, conn, self.idle, now)
+        } else {
+            UpstreamBody::inline(incoming, conn, (self.pool.clone(), key.clone()), self.idle, now)
+        };
+        Ok((Response::from_parts(parts, body), now))
     }
 
     async fn handshake_h2(&self, io: ConnectedIo) -> Result<http2::SendRequest<Body>, Error> {
@@ -258,10 +300,10 @@ impl Inner {
     async fn send_h2(
         &self,
         mut sender: http2::SendRequest<Body>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         permit: &EgressPermit,
-    ) -> Result<Response<UpstreamBody>, Failed> {
-        let fail = |error| Failed { error, unsent: None, silent: false };
+    ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
+        let fail = |error| Failed { error, unsent: false, silent: false };
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
         let authority = request.headers_mut().remove(header::HOST).unwrap_or_else(|| permit.origin().authority().clone());
         let uri = Uri::builder()
@@ -278,9 +320,9 @@ impl Inner {
         // HTTP/2 multiplexes, so a body that waits costs nobody else anything: no need to hold it back for a `100`.
         request.headers_mut().remove(header::EXPECT);
         let shared = Arc::new(Shared::default());
-        let request = request.map(|body| if body.is_empty() { body } else { body.watched(shared.clone()) });
+        let watched = take(request).map(|body| if body.is_empty() { body } else { body.watched(shared.clone()) });
         let mut deadline = Instant::now() + self.head.timeout;
-        let mut answer = pin!(sender.try_send_request(request));
+        let mut answer = pin!(sender.try_send_request(watched));
         let answer = loop {
             match tokio::time::timeout_at(deadline, answer.as_mut()).await {
                 Ok(answer) => break answer,
@@ -293,11 +335,16 @@ impl Inner {
         match answer {
             Ok(response) => {
                 let (parts, incoming) = response.into_parts();
-                Ok(Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)))
+                Ok((Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)), Instant::now()))
             }
             Err(mut e) => {
-                let unsent = e.take_message();
-                Err(Failed { error: shared.blame(Error::from_hyper(&e.into_error())), unsent, silent: false })
+                let message = e.take_message();
+                let unsent = message.is_some();
+                if let Some(message) = message {
+                    *request = message;
+                }
+                // No head has come, which is all that the retry rule asks.
+                Err(Failed { error: shared.blame(Error::from_hyper(&e.into_error())), unsent, silent: true })
             }
         }
     }
@@ -325,7 +372,7 @@ impl UpstreamBuilder {
 
     /// How many connections may rest per key, in total, and for how long. Default 256, 4,096 and 60 s.
     pub fn pool(mut self, per_key: usize, total: usize, idle_timeout: Duration) -> Self {
-        self.pool = PoolLimits { idle_per_key: per_key, idle_total: total, idle_timeout };
+        self.pool = PoolLimits { per_key, total, timeout: idle_timeout };
         self
     }
 

@@ -35,8 +35,7 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Key {
     pub(crate) fn new(origin: &Arc<Origin>, generation: u64, tenant: Option<&Arc<str>>) -> Self {
-        let secure = origin.scheme().is_secure();
-        let hash = HASHER.hash_one((secure, origin.authority().as_bytes(), origin.port(), generation, tenant.map(AsRef::as_ref)));
+        let hash = HASHER.hash_one((origin.connection_hash(), generation, tenant.map(AsRef::as_ref)));
         Self { hash, origin: origin.clone(), generation, tenant: tenant.cloned() }
     }
 
@@ -61,14 +60,15 @@ struct Multiplexed {
     key: Key,
     sender: http2::SendRequest<Body>,
     peer: std::net::SocketAddr,
+    used: Instant,
 }
 
-/// Limits of the pool.
+/// Limits of what rests in the pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolLimits {
-    pub(crate) idle_per_key: usize,
-    pub(crate) idle_total: usize,
-    pub(crate) idle_timeout: Duration,
+    pub(crate) per_key: usize,
+    pub(crate) total: usize,
+    pub(crate) timeout: Duration,
 }
 
 pub(crate) struct Pool {
@@ -126,15 +126,16 @@ impl Pool {
         if key.generation < self.newest.load(Ordering::Relaxed) || !conn.rest() {
             return;
         }
-        if self.idle.fetch_add(1, Ordering::Relaxed) >= self.limits.idle_total {
+        if self.idle.fetch_add(1, Ordering::Relaxed) >= self.limits.total {
             self.idle.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let since = Instant::now();
+        // No clock is read for it: a rest is about a minute long, and the body that has just ended was not.
+        let since = conn.active;
         {
             let mut shard = lock(self.shard(&key));
             let list = shard.entry(key.hash).or_default();
-            if list.len() >= self.limits.idle_per_key {
+            if list.len() >= self.limits.per_key {
                 drop(shard);
                 self.idle.fetch_sub(1, Ordering::Relaxed);
                 return;
@@ -149,11 +150,22 @@ impl Pool {
         let mut map = lock(&self.multiplexed);
         let list = map.get_mut(&key.hash)?;
         list.retain(|m| !m.sender.is_closed());
-        list.iter().find(|m| m.key.matches(key)).map(|m| (m.sender.clone(), m.peer))
+        let found = list.iter_mut().find(|m| m.key.matches(key))?;
+        found.used = Instant::now();
+        Some((found.sender.clone(), found.peer))
     }
 
     pub(crate) fn put_multiplexed(&self, key: Key, sender: http2::SendRequest<Body>, peer: std::net::SocketAddr) {
-        lock(&self.multiplexed).entry(key.hash).or_default().push(Multiplexed { key, sender, peer });
+        let mut map = lock(&self.multiplexed);
+        // One for each key; one that is replaced, or finds no place, ends with its last stream.
+        let full = map.len() >= self.limits.total && !map.contains_key(&key.hash);
+        if full || key.generation < self.newest.load(Ordering::Relaxed) {
+            return;
+        }
+        let list = map.entry(key.hash).or_default();
+        list.retain(|m| !m.key.matches(&key));
+        list.push(Multiplexed { key, sender, peer, used: Instant::now() });
+        drop(map);
         self.ensure_sweeper();
     }
 
@@ -177,7 +189,7 @@ impl Pool {
                 let mut index = 0;
                 while let Some(idle) = list.get_mut(index) {
                     let keep = idle.key.generation >= newest
-                        && now.saturating_duration_since(idle.since) < self.limits.idle_timeout
+                        && now.saturating_duration_since(idle.since) < self.limits.timeout
                         && idle.conn.is_usable();
                     if keep {
                         index += 1;
@@ -190,7 +202,10 @@ impl Pool {
             self.idle.fetch_sub(closed.len(), Ordering::Relaxed);
         }
         lock(&self.multiplexed).retain(|_, list| {
-            list.retain(|m| m.key.generation >= newest && !m.sender.is_closed());
+            list.retain(|m| {
+                let rested = now.saturating_duration_since(m.used);
+                m.key.generation >= newest && !m.sender.is_closed() && rested < self.limits.timeout
+            });
             !list.is_empty()
         });
     }
@@ -205,7 +220,7 @@ impl Pool {
             return;
         }
         let pool = self.this.clone();
-        let period = (self.limits.idle_timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
+        let period = (self.limits.timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(period).await;

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -31,17 +32,15 @@ pub struct UpstreamBody {
 
 enum Kind {
     Empty,
-    /// HTTP/1.1: the connection is polled from here.
-    Inline {
-        incoming: Incoming,
-        conn: Option<Box<H1>>,
-        home: Option<(Arc<Pool>, Key)>,
-    },
+    /// HTTP/1.1: the connection is polled from here, and holds the body.
+    Inline(Box<H1>),
     /// HTTP/2, or a connection that a task of its own drives.
-    Driven {
-        incoming: Incoming,
-        timer: LazyTimer,
-    },
+    Driven(Box<Driven>),
+}
+
+struct Driven {
+    incoming: Incoming,
+    timer: LazyTimer,
 }
 
 impl UpstreamBody {
@@ -49,30 +48,40 @@ impl UpstreamBody {
         Self { kind: Kind::Empty, idle: Duration::ZERO, end: None }
     }
 
-    pub(crate) fn inline(incoming: Incoming, mut conn: Box<H1>, home: Arc<Pool>, key: Key, idle: Duration) -> Self {
+    /// `now` is the moment of the head.
+    pub(crate) fn inline(
+        incoming: Incoming,
+        mut conn: Box<H1>,
+        (home, key): (Arc<Pool>, Key),
+        idle: Duration,
+        now: Instant,
+    ) -> Self {
         if conn.is_uploading() {
             tokio::spawn(conn.run(idle));
             return Self::driven(incoming, idle);
         }
         if incoming.is_end_stream() {
+            conn.active = now;
             home.put(key, conn);
             return Self::empty();
         }
-        conn.set_idle_deadline(Instant::now() + idle);
-        Self { kind: Kind::Inline { incoming, conn: Some(conn), home: Some((home, key)) }, idle, end: None }
+        conn.home = Some((home, key));
+        Self::alone(incoming, conn, idle, now)
     }
 
     /// A body whose connection is closed at its end.
-    pub(crate) fn alone(incoming: Incoming, mut conn: Box<H1>, idle: Duration) -> Self {
-        conn.set_idle_deadline(Instant::now() + idle);
-        Self { kind: Kind::Inline { incoming, conn: Some(conn), home: None }, idle, end: None }
+    pub(crate) fn alone(incoming: Incoming, mut conn: Box<H1>, idle: Duration, now: Instant) -> Self {
+        conn.set_idle_deadline(now, idle);
+        conn.incoming = Some(incoming);
+        Self { kind: Kind::Inline(conn), idle, end: None }
     }
 
     pub(crate) fn driven(incoming: Incoming, idle: Duration) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self { kind: Kind::Driven { incoming, timer: LazyTimer::new(Instant::now() + idle) }, idle, end: None }
+        let timer = LazyTimer::new(Instant::now() + idle);
+        Self { kind: Kind::Driven(Box::new(Driven { incoming, timer })), idle, end: None }
     }
 
     /// Ends the stream when the future is ready: for event streams, whose readers come back by themselves.
@@ -83,15 +92,29 @@ impl UpstreamBody {
     /// Nothing may arrive for that long, or the stream ends with an error. Comments on event streams count as arrivals.
     pub fn set_idle_timeout(&mut self, idle: Duration) {
         self.idle = idle;
-        let at = Instant::now() + idle;
+        let now = Instant::now();
         match &mut self.kind {
             Kind::Empty => {}
-            Kind::Inline { conn, .. } => {
-                if let Some(conn) = conn {
-                    conn.set_idle_deadline(at);
-                }
-            }
-            Kind::Driven { timer, .. } => timer.set(at),
+            Kind::Inline(conn) => conn.set_idle_deadline(now, idle),
+            Kind::Driven(driven) => driven.timer.set(now + idle),
+        }
+    }
+
+    fn incoming(&self) -> Option<&Incoming> {
+        match &self.kind {
+            Kind::Empty => None,
+            Kind::Inline(conn) => conn.incoming.as_ref(),
+            Kind::Driven(driven) => Some(&driven.incoming),
+        }
+    }
+
+    /// The body has been read to its end: its connection rests, or is closed.
+    fn finish(&mut self) {
+        if let Kind::Inline(mut conn) = mem::replace(&mut self.kind, Kind::Empty)
+            && let Some((pool, key)) = conn.home.take()
+        {
+            conn.incoming = None;
+            pool.put(key, conn);
         }
     }
 }
@@ -102,38 +125,33 @@ impl HttpBody for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        if let Some(end) = &mut this.end {
-            if end.as_mut().poll(cx).is_ready() {
-                this.kind = Kind::Empty;
-                this.end = None;
-                return Poll::Ready(None);
-            }
+        if this.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+            this.kind = Kind::Empty;
+            this.end = None;
+            return Poll::Ready(None);
         }
         let frame = match &mut this.kind {
             Kind::Empty => return Poll::Ready(None),
-            Kind::Inline { incoming, conn: slot, home } => {
-                let Some(conn) = slot else { return Poll::Ready(None) };
-                let frame = ready!(conn.poll_body(cx, incoming));
+            Kind::Inline(conn) => {
+                let frame = ready!(conn.poll_body(cx));
                 match &frame {
-                    Some(Ok(_)) if !incoming.is_end_stream() => conn.set_idle_deadline(Instant::now() + this.idle),
-                    Some(Ok(_)) | None => {
-                        if let (Some(conn), Some((pool, key))) = (slot.take(), home.take()) {
-                            pool.put(key, conn);
-                        }
+                    Some(Ok(_)) if conn.incoming.as_ref().is_some_and(|i| !i.is_end_stream()) => {
+                        conn.set_idle_deadline(Instant::now(), this.idle);
                     }
-                    Some(Err(_)) => *slot = None,
+                    Some(Ok(_)) | None => this.finish(),
+                    Some(Err(_)) => {}
                 }
                 frame
             }
-            Kind::Driven { incoming, timer } => match Pin::new(incoming).poll_frame(cx) {
+            Kind::Driven(driven) => match Pin::new(&mut driven.incoming).poll_frame(cx) {
                 Poll::Ready(frame) => {
                     if matches!(frame, Some(Ok(_))) {
-                        timer.set(Instant::now() + this.idle);
+                        driven.timer.set(Instant::now() + this.idle);
                     }
                     frame.map(|f| f.map_err(|e| Error::from_hyper(&e)))
                 }
                 Poll::Pending => {
-                    ready!(timer.poll(cx));
+                    ready!(driven.timer.poll(cx));
                     Some(Err(Error::new(ErrorKind::Idle)))
                 }
             },
@@ -145,17 +163,11 @@ impl HttpBody for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Inline { incoming, .. } | Kind::Driven { incoming, .. } => incoming.is_end_stream(),
-        }
+        self.incoming().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Inline { incoming, .. } | Kind::Driven { incoming, .. } => incoming.size_hint(),
-        }
+        self.incoming().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 

@@ -12,7 +12,10 @@ async fn every_carrier_opens_the_door_and_none_reaches_the_origin() {
     let house = Plan::new([record("ci", &good)]).build().await;
     let ok = house.get("/field", &format!("X-Proxy-Token: {good}\r\nAuthorization: Bearer {theirs}\r\n")).await;
     assert_eq!(ok.status, 200, "{ok:?}");
-    assert!(house.seen.text().to_lowercase().contains(&format!("authorization: bearer {}", theirs.to_lowercase())), "the target's own passes");
+    assert!(
+        house.seen.text().to_lowercase().contains(&format!("authorization: bearer {}", theirs.to_lowercase())),
+        "the target's own passes"
+    );
     assert_eq!(house.get("/bearer", &format!("Proxy-Authorization: Bearer {good}\r\n")).await.status, 200);
     assert_eq!(house.get("/basic", &format!("Proxy-Authorization: {}\r\n", basic(&good))).await.status, 200);
     assert_eq!(get_h2(house.addr, &house.to("/h2"), &good).await, 200);

@@ -38,7 +38,11 @@ fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-async fn connect(house: &House, server_ca: &Issuer, own: Option<&(Certificate, KeyPair)>) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
+async fn connect(
+    house: &House,
+    server_ca: &Issuer,
+    own: Option<&(Certificate, KeyPair)>,
+) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(server_ca.der().clone()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
@@ -86,7 +90,11 @@ async fn a_client_certificate_names_the_principal_and_a_field_never_does() {
     assert_eq!(get(&house, &server_ca, None, "").await.status, 401);
     let with_token = format!("X-Proxy-Token: {good}\r\n");
     assert_eq!(get(&house, &server_ca, None, &with_token).await.status, 200);
-    assert_eq!(get(&house, &server_ca, Some(&app), "X-Proxy-Token: wrong\r\n").await.status, 401, "a token that is sent has to be good");
+    assert_eq!(
+        get(&house, &server_ca, Some(&app), "X-Proxy-Token: wrong\r\n").await.status,
+        401,
+        "a token that is sent has to be good"
+    );
 
     // Another authority's certificate does not get through the handshake (in TLS 1.3 the client learns it at its first read).
     if let Ok(stream) = connect(&house, &server_ca, Some(&forged)).await {
@@ -95,7 +103,9 @@ async fn a_client_certificate_names_the_principal_and_a_field_never_does() {
 
     // RFC 9440 fields and their relatives from outside: neither believed nor passed on.
     let der = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, app.0.der());
-    let fields = format!("Client-Cert: :{der}:\r\nClient-Cert-Chain: :{der}:\r\nX-Forwarded-Client-Cert: By=x;URI=spiffe://corp.example/app/one\r\nX-SSL-Client-Cert: {der}\r\n");
+    let fields = format!(
+        "Client-Cert: :{der}:\r\nClient-Cert-Chain: :{der}:\r\nX-Forwarded-Client-Cert: By=x;URI=spiffe://corp.example/app/one\r\nX-SSL-Client-Cert: {der}\r\n"
+    );
     assert_eq!(get(&house, &server_ca, None, &fields).await.status, 401);
     assert_eq!(get(&house, &server_ca, None, &format!("{fields}{with_token}")).await.status, 200);
     let seen = house.seen.text().to_lowercase();

@@ -63,7 +63,8 @@ async fn a_changed_file_ends_what_is_open_under_a_token_that_is_gone_or_off() {
     for token in [&stays, &goes, &off] {
         let (head, tunnel) = house.open("/ws", &format!("{UPGRADE}X-Proxy-Token: {token}\r\n")).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let (head, events) = house.open("/events", &format!("Connection: close\r\nAccept: text/event-stream\r\nX-Proxy-Token: {token}\r\n")).await;
+        let (head, events) =
+            house.open("/events", &format!("Connection: close\r\nAccept: text/event-stream\r\nX-Proxy-Token: {token}\r\n")).await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         open.push((tunnel, events));
     }

@@ -19,7 +19,17 @@ async fn targets_paths_methods_and_websockets() {
     .await;
     let with = |token: &str| format!("X-Proxy-Token: {token}\r\n");
     assert_eq!(house.get("/mcp/x?y=/../z", &with(&paths)).await.status, 200);
-    for path in ["/admin", "/mcp", "/mcp/../admin", "/mcp/%2e%2e/admin", "/mcp/%2E./admin", "/mcp/a%2fb", "/mcp/a%5cb", "/mcp/a\\b", "/mcp/..;/admin"] {
+    for path in [
+        "/admin",
+        "/mcp",
+        "/mcp/../admin",
+        "/mcp/%2e%2e/admin",
+        "/mcp/%2E./admin",
+        "/mcp/a%2fb",
+        "/mcp/a%5cb",
+        "/mcp/a\\b",
+        "/mcp/..;/admin",
+    ] {
         let answer = house.get(path, &with(&paths)).await;
         assert_eq!(answer.status, 403, "{path}");
         assert!(!answer.body.contains("scope"), "the client learns nothing of the rule");
@@ -41,7 +51,8 @@ async fn tools_are_judged_in_the_body_whatever_the_fields_say() {
     let scopes = TokenScopes::new().tools(["echo"]).unwrap().mcp_methods(["initialize", "tools/*"]).unwrap();
     let house = Plan::new([scoped("tools", &tools, scopes)]).build().await;
     let fields = |more: &str| format!("X-Proxy-Token: {tools}\r\nContent-Type: application/json\r\n{more}");
-    let call = |tool: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{{}}}}}}"#);
+    let call =
+        |tool: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{{}}}}}}"#);
     let old = "MCP-Protocol-Version: 2025-06-18\r\n";
     let new = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: echo\r\n";
     for more in ["", old, new] {
@@ -80,7 +91,10 @@ async fn a_long_call_streams_on_after_the_look() {
     let filler = "x".repeat(100_000);
     let mut client = house.connect().await;
     let length = start.len() + 2 * filler.len() + 4;
-    let head = format!("POST {} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\nX-Proxy-Token: {tools}\r\nContent-Length: {length}\r\n\r\n{start}{filler}", house.to("/mcp"));
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\nX-Proxy-Token: {tools}\r\nContent-Length: {length}\r\n\r\n{start}{filler}",
+        house.to("/mcp")
+    );
     client.write_all(head.as_bytes()).await.unwrap();
     soon("the beginning at the origin while the end is not sent yet", async {
         while house.seen.text().len() < 90_000 {

@@ -107,7 +107,7 @@ impl AsyncWrite for Recorded {
     }
 }
 
-/// An origin that accepts WebSockets on `/ws`, streams events on `/events`, issues a session on `/session`, and echoes the rest.
+/// An origin that accepts `WebSockets` on `/ws`, streams events on `/events`, issues a session on `/session`, and echoes the rest.
 async fn origin() -> (SocketAddr, Kept) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, kept) = (listener.local_addr().unwrap(), Kept::default());
@@ -337,7 +337,10 @@ impl House {
     /// None of the tokens, in any of the forms in which it travels, is anywhere but where it was sent.
     pub fn assert_unseen(&self, tokens: &[&str]) {
         let places = [("origin", self.seen.text()), ("audit", self.audit.text()), ("log", LOG.text())];
-        assert!(places[1].1.contains("\"status\":") && places[2].1.contains("a house is built"), "the places are really looked at");
+        assert!(
+            places[1].1.contains("\"status\":") && places[2].1.contains("a house is built"),
+            "the places are really looked at"
+        );
         for token in tokens {
             // Any alignment of the base64 forms has the token's middle third in one of three spellings.
             let encoded = [0, 1, 2].map(|shift| {

@@ -1,6 +1,16 @@
 //! The egress guard from outside: every rule, trap and advisory that it is built against, by name.
 //!
 //! Nothing here opens a socket outside 127.0.0.0/8 and `::1`: what must not be dialled is shown by a dialer that only records.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::many_single_char_names,
+    clippy::match_same_arms,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
 
 mod addresses;
 #[allow(dead_code, reason = "the program's own entry point is not used")]

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::{egress::EgressPolicy, net::Target};
+use portcullis::{
+    egress::{EgressPolicy, Step},
+    net::Target,
+};
 
 use crate::{PUBLIC, block_on, builder, check_url::egress_config::EgressSection, ip, run, sock};
 
@@ -67,12 +70,12 @@ fn the_sample_file() {
 #[test]
 fn rule_12_contradictory_and_senseless_entries_name_themselves() {
     for (text, entry) in [
-        (r#"ports = []"#, "ports"),
-        (r#"ports = [25]"#, "25"),
+        ("ports = []", "ports"),
+        ("ports = [25]", "25"),
         (r#"ports = ["6667-6667"]"#, "6667-6667"),
-        (r#"ports = [0]"#, "0"),
-        (r#"ports = [-1]"#, "-1"),
-        (r#"ports = [65536]"#, "65536"),
+        ("ports = [0]", "0"),
+        ("ports = [-1]", "-1"),
+        ("ports = [65536]", "65536"),
         (r#"ports = ["2000-1000"]"#, "2000-1000"),
         (r#"allow_hosts = ["*"]"#, "*"),
         (r#"allow_hosts = ["https://example.com"]"#, "https://example.com"),
@@ -233,13 +236,13 @@ fn a_hundred_thousand_entries_cost_no_more_than_one() {
 fn an_explanation_tells_every_rule_and_the_one_that_decided() {
     let p = load(SAMPLE).unwrap();
     let e = p.explain("http://2130706433/");
-    assert_eq!((e.reason(), e.deciding().map(|s| s.rule())), (Some("address"), Some("address")));
+    assert_eq!((e.reason(), e.deciding().map(Step::rule)), (Some("address"), Some("address")));
     assert!(e.to_string().contains("127.0.0.1 is loopback"), "{e}");
     let e = p.explain("https://mcp.corp.example/");
     assert!(e.is_allowed() && e.needs_dns() && e.addresses().is_empty());
     let e = p.explain_with_answers("https://mcp.corp.example/", &[ip("10.1.2.3")]);
     assert_eq!(e.addresses(), [sock("10.1.2.3:443")]);
-    let rules: Vec<_> = e.steps().iter().map(|s| s.rule()).collect();
+    let rules: Vec<_> = e.steps().iter().map(Step::rule).collect();
     assert_eq!(rules, ["parse", "scheme", "deny_hosts", "name", "port", "exception"]);
     let e = p.explain("http://user@x/");
     assert_eq!((e.reason(), e.target().is_none()), (Some("invalid"), true));

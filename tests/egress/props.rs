@@ -32,7 +32,7 @@ fn any_ip() -> impl Strategy<Value = IpAddr> {
         any::<u128>().prop_map(|n| IpAddr::V6(Ipv6Addr::from_bits(n >> 3 | 1 << 125))),
         any::<u32>().prop_map(|n| IpAddr::V6(Ipv4Addr::from_bits(n).to_ipv6_mapped())),
         any::<u32>().prop_map(|n| IpAddr::V6(Ipv6Addr::from_bits(0x64_ff9b_u128 << 96 | u128::from(n)))),
-        near_edges.prop_map(|text| crate::ip(text)),
+        near_edges.prop_map(crate::ip),
     ]
 }
 
@@ -92,10 +92,8 @@ proptest! {
         let verdict = block_on(run(&EgressPolicy::default(), &url, &texts));
         prop_assert!(verdict.dialled.iter().all(|a| is_public(a.ip())), "{url} {answers:?} {verdict:?}");
         prop_assert_eq!(verdict.reason == "ok", !verdict.dialled.is_empty());
-        if answers.iter().any(|ip| !is_public(*ip)) {
-            if let Ok(target) = Target::parse(&url) {
-                prop_assert!(target.host().ip().is_some() || verdict.dialled.is_empty(), "mixed answers were dialled");
-            }
+        if answers.iter().any(|ip| !is_public(*ip)) && let Ok(target) = Target::parse(&url) {
+            prop_assert!(target.host().ip().is_some() || verdict.dialled.is_empty(), "mixed answers were dialled");
         }
     }
 
@@ -119,14 +117,12 @@ proptest! {
 
     #[test]
     fn an_accepted_name_is_lower_case_ascii_and_no_address(url in url_like()) {
-        if let Ok(target) = Target::parse(&url) {
-            if let Host::Name(name) = target.host() {
-                let text = name.as_str();
-                prop_assert!(text.is_ascii() && !text.bytes().any(|b| b.is_ascii_uppercase()) && !text.ends_with('.'));
-                prop_assert!(text.parse::<IpAddr>().is_err());
-                let last = text.rsplit('.').next().unwrap_or("");
-                prop_assert!(!last.bytes().all(|b| b.is_ascii_digit()), "{}", text);
-            }
+        if let Ok(target) = Target::parse(&url) && let Host::Name(name) = target.host() {
+            let text = name.as_str();
+            prop_assert!(text.is_ascii() && !text.bytes().any(|b| b.is_ascii_uppercase()) && !text.ends_with('.'));
+            prop_assert!(text.parse::<IpAddr>().is_err());
+            let last = text.rsplit('.').next().unwrap_or("");
+            prop_assert!(!last.bytes().all(|b| b.is_ascii_digit()), "{}", text);
         }
     }
 

@@ -1,5 +1,18 @@
 //! Forwarding, on real sockets with raw bytes on both sides.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    reason = "tests fail by panicking, and measure real time"
+)]
+
+mod advisories;
 mod exchange;
 mod heads;
 mod hostile;

@@ -285,6 +285,24 @@ impl Proxy {
         Self { addr, policy, upstream }
     }
 
+    /// Behind the hardened server, which looks at framing by the letter.
+    pub async fn hardened() -> Self {
+        let policy = PolicyHandle::new(policy());
+        let upstream = Upstream::builder(policy.clone(), crate::connector()).build();
+        let service = ProxyService::new(upstream.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let handle = policy.clone();
+        let respond = tower::service_fn(move |request: Request<portcullis::serve::RequestBody>| {
+            let (service, handle) = (service.clone(), handle.clone());
+            async move { Ok::<_, Infallible>(respond(request, addr, service, handle).await) }
+        });
+        let stack = tower::ServiceBuilder::new().layer(portcullis::request_head::RequestHeadLayer::new()).service(respond);
+        let server = portcullis::serve::Server::builder().build();
+        tokio::spawn(async move { server.serve(listener, stack, std::future::pending()).await });
+        Self { addr, policy, upstream }
+    }
+
     pub async fn client(&self) -> Wire {
         Wire::connect(self.addr).await
     }
@@ -301,12 +319,11 @@ impl Proxy {
     }
 }
 
-async fn respond(
-    mut request: Request<Incoming>,
-    peer: SocketAddr,
-    service: ProxyService,
-    policy: PolicyHandle,
-) -> Response<ProxyBody> {
+async fn respond<B>(mut request: Request<B>, peer: SocketAddr, service: ProxyService, policy: PolicyHandle) -> Response<ProxyBody>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let line = request.uri().to_string();
     let target = if request.method() == http::Method::CONNECT {
         Target::parse_connect(&line).map(|t| t.with_style(TargetStyle::Connect))

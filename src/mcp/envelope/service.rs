@@ -205,7 +205,7 @@ fn note(context: &RequestContext, envelope: &Envelope) {
     let call = McpCall { method: Some(envelope.method.clone()), name: name.map(Into::into), id: envelope.id.clone() };
     record.with(|r| {
         r.target = Some(envelope.target.clone());
-        r.mcp = Some(Box::new(call));
+        r.mcp = Some(call.into());
     });
 }
 

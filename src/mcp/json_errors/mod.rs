@@ -1,7 +1,7 @@
 //! Refusals as JSON-RPC errors.
 //!
-//! 1. Only answers that carry a [`Rejection`](crate::rejection::Rejection) change, and only for a `POST` with a JSON content type.
-//! 2. Status and fields stay; the body becomes a JSON-RPC error ([`error_body`](crate::mcp_wire::error_body)) of type `application/json`.
+//! 1. Only answers that carry a [`Rejection`] change, and only for a `POST` with a JSON content type.
+//! 2. Status and fields stay; the body becomes a JSON-RPC error ([`error_body`]) of type `application/json`.
 //! 3. The id is echoed where an inner layer has noted it in the audit record; else it is null.
 //!
 //! It stands outside of everything that refuses (directly inside the audit layer), on MCP routes only.
@@ -133,9 +133,8 @@ mod tests {
     async fn answer(request: Request<()>) -> (u16, http::HeaderMap, Vec<u8>) {
         let inner = Probe::new(async |request: Request<()>| {
             if let Some(record) = RequestContext::of(request.extensions()).and_then(RequestContext::record) {
-                let mut call = McpCall::default();
-                call.id = Some(json!("seven"));
-                record.with(|r| r.mcp = Some(Box::new(call)));
+                let call = McpCall { id: Some(json!("seven")), ..McpCall::default() };
+                record.with(|r| r.mcp = Some(call.into()));
             }
             Rejection::new(RejectionKind::RateLimited).into_response::<http_body_util::Empty<bytes::Bytes>>()
         });

@@ -32,6 +32,7 @@ mod body;
 use std::{
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -98,7 +99,9 @@ where
         let service = mem::replace(&mut self.inner, clone);
         let (parts, body) = request.into_parts();
         PeekFuture {
-            state: State::Reading { reading: Some(Reading { service, parts, body, held: Vec::new(), len: 0, max: self.max }) },
+            state: State::Reading {
+                reading: Some(Box::new(Reading { service, parts, body, held: Vec::with_capacity(1), len: 0, max: self.max })),
+            },
         }
     }
 }
@@ -134,7 +137,8 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F, B> {
-        Reading { reading: Option<Reading<S, B>> },
+        // Boxed: the future is moved by every layer outside of this one.
+        Reading { reading: Option<Box<Reading<S, B>>> },
         Calling { #[pin] future: F },
     }
 }
@@ -203,35 +207,39 @@ where
         }
     }
 
-    fn call(mut self, end: End<B::Error>) -> S::Future {
+    fn call(self, end: End<B::Error>) -> S::Future {
+        let Self { mut service, mut parts, body, held, .. } = self;
         if matches!(end, End::Whole) {
-            note(&mut self.parts, &self.held);
+            note(&mut parts, &held);
         }
         let (rest, error) = match end {
             End::Whole => (None, None),
-            End::TooLong => (Some(self.body), None),
+            End::TooLong => (Some(body), None),
             End::Failed(error) => (None, Some(error)),
         };
-        self.service.call(Request::from_parts(self.parts, PeekedBody::held(self.held, rest, error)))
+        service.call(Request::from_parts(parts, PeekedBody::held(held, rest, error)))
     }
 }
 
 fn note(parts: &mut request::Parts, held: &[Frame<Bytes>]) {
     let mut data = held.iter().filter_map(Frame::data_ref);
-    let body = match (data.next(), data.next()) {
+    let joined;
+    let body: &[u8] = match (data.next(), data.next()) {
         (None, _) => return,
-        (Some(one), None) => one.clone(),
+        (Some(one), None) => one,
         (Some(one), Some(two)) => {
             let mut all = BytesMut::from(&one[..]);
             all.extend_from_slice(two);
             data.for_each(|d| all.extend_from_slice(d));
-            all.freeze()
+            joined = all;
+            &joined
         }
     };
-    let Ok(Peek::Single(call)) = peek(&body) else { return };
+    let Ok(Peek::Single(call)) = peek(body) else { return };
+    let call = Arc::new(call);
     let context = RequestContext::of_mut(&mut parts.extensions);
     if let Some(record) = context.record() {
-        record.with(|r| r.mcp = Some(Box::new(call.clone())));
+        record.with(|r| r.mcp = Some(Arc::clone(&call)));
     }
     context.set_mcp(call);
 }

@@ -54,6 +54,7 @@ fn json_response(status: u16, body: &Value) -> Response<Full<Bytes>> {
     Response::builder().status(status).header("content-type", "application/json").body(body.to_string().into()).unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write the value in place")]
 fn result(asked: &Asked, result: Value) -> Response<Full<Bytes>> {
     json_response(200, &json!({"jsonrpc": "2.0", "id": asked.id, "result": result}))
 }
@@ -75,6 +76,7 @@ fn session_server(asked: &Asked, n: usize) -> Response<Full<Bytes>> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write the value in place")]
 fn envelope(message: Value) -> Request<Full<Bytes>> {
     let mut doc = json!({"mcp_server_url": "https://t.example/mcp", "jsonrpc": "2.0"});
     for (k, v) in message.as_object().unwrap() {
