@@ -144,3 +144,117 @@ async fn a_rest_of_an_upload_that_nobody_takes_is_given_up() {
     // What is left is the target's end.
     until("descriptors", T, || open_files() <= files + 1).await;
 }
+
+mod over_http2 {
+    //! The same towards a target that speaks HTTP/2.
+
+    use std::{convert::Infallible, sync::Arc};
+
+    use bytes::Bytes;
+    use http::{Request, Response, Version};
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::{body::Incoming, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use portcullis::connect::GuardedConnector;
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{
+            ServerConfig,
+            crypto::ring,
+            pki_types::{CertificateDer, PrivateKeyDer},
+        },
+    };
+
+    use super::*;
+
+    async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        assert_eq!(request.version(), Version::HTTP_2);
+        if request.uri().path() == "/silent" {
+            tokio::spawn(request.into_body().collect());
+            std::future::pending::<()>().await;
+            unreachable!();
+        }
+        let text = match request.into_body().collect().await {
+            Ok(body) => body.to_bytes().len().to_string(),
+            Err(error) => format!("broken: {error}"),
+        };
+        Ok(Response::new(Full::new(text.into())))
+    }
+
+    async fn target() -> (Target, CertificateDer<'static>) {
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let target = Target::new(move |wire| {
+            let acceptor = acceptor.clone();
+            async move {
+                let Ok(stream) = acceptor.accept(wire.stream).await else { return };
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+            }
+        })
+        .await;
+        (target, certified.cert.der().clone())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_time_for_an_answer_counts_from_the_last_byte() {
+        let _alone = alone().await;
+        let (target, root) = target().await;
+        let connector = GuardedConnector::builder().extra_roots([root]);
+        let stack = Stack::start(Setup { connector, ..Setup::default() }).await;
+        let path = |path: &str| target.path(path).replace("http:", "https:");
+
+        let mut client = stack.connect().await;
+        client.send(format!("POST {} HTTP/1.1\r\nHost: p\r\nContent-Length: 12\r\n\r\n", path("/sum"))).await;
+        for pause in [T / 2, T / 2, T + T / 2] {
+            tokio::time::sleep(pause).await;
+            client.send("xxxx").await;
+        }
+        let seen = soon("the answer", client.response()).await;
+        assert_eq!((seen.status(), seen.body.as_slice()), (200, &b"12"[..]), "{}", seen.head);
+
+        for body in ["", "some"] {
+            let mut client = stack.connect().await;
+            let started = Instant::now();
+            let head = format!("POST {} HTTP/1.1\r\nHost: p\r\nContent-Length: {}\r\n\r\n", path("/silent"), body.len());
+            client.send(head + body).await;
+            let seen = soon("the answer", client.response()).await;
+            let took = started.elapsed();
+            assert_eq!(
+                (seen.status(), seen.field("proxy-status")),
+                (504, Some("portcullis; error=http_response_timeout")),
+                "{body}"
+            );
+            assert!(took > T / 2 && took < T + SLACK, "{took:?}");
+        }
+
+        // The client's own fault is not the target's: more than the limit, without saying so beforehand.
+        let mut client = stack.connect().await;
+        client.send(format!("POST {} HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n", path("/sum"))).await;
+        let chunk = [b"100000\r\n".as_slice(), &vec![b'x'; 1 << 20], b"\r\n"].concat();
+        let (mut read, mut write) = client.stream.into_split();
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let upload = tokio::spawn(async move {
+            for _ in 0..80 {
+                if write.write_all(&chunk).await.is_err() {
+                    break;
+                }
+            }
+            write
+        });
+        let mut piece = [0; 1024];
+        let n = soon("the answer", read.read(&mut piece)).await.unwrap();
+        let text = String::from_utf8_lossy(&piece[..n]);
+        assert!(text.starts_with("HTTP/1.1 413"), "{text}");
+        upload.abort();
+        assert_eq!(target.open(), 1, "one connection served all of them");
+    }
+}
