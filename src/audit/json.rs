@@ -202,7 +202,7 @@ impl<'a> Line<'a> {
         self.key(key);
         let mut text = [b'"'; 34];
         for (slot, shift) in text.iter_mut().skip(1).take(32).zip((0..32).rev()) {
-            let nibble = (value >> (4 * shift)) as u8 & 15;
+            let nibble = (value >> (4 * shift) & 15) as u8;
             *slot = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
         }
         self.out.extend_from_slice(&text);
@@ -345,9 +345,9 @@ fn rfc3339(time: SystemTime) -> [u8; 27] {
             value /= 10;
         }
     };
-    put(0, 4, year as u32);
-    put(5, 7, month as u32);
-    put(8, 10, day as u32);
+    put(0, 4, (year % 10_000) as u32);
+    put(5, 7, (month % 100) as u32);
+    put(8, 10, (day % 100) as u32);
     put(11, 13, rest / 3600);
     put(14, 16, rest / 60 % 60);
     put(17, 19, rest % 60);

@@ -152,7 +152,7 @@ fn params_name(scan: &mut Scan<'_>, source: &'static str) -> Result<Option<Box<s
 /// A string's text. Most have no escapes, and what has none is there already.
 fn text(raw: &[u8]) -> Result<Box<str>, PeekError> {
     if let [b'"', inner @ .., b'"'] = raw
-        && inner.iter().filter(|b| **b < b' ' || **b == b'\\').count() == 0
+        && !inner.iter().any(|b| *b < b' ' || *b == b'\\')
         && let Ok(plain) = std::str::from_utf8(inner)
     {
         return Ok(plain.into());
