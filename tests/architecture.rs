@@ -361,3 +361,15 @@ fn tokens(source: &str) -> Vec<String> {
     }
     found
 }
+
+#[test]
+fn security_md_names_tests_that_exist() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(package.join("SECURITY.md")).unwrap();
+    let named: Vec<_> = text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
+    assert!(named.len() > 30, "the table has shrunk to {} names", named.len());
+    for (file, test) in named {
+        let source = fs::read_to_string(package.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(source.contains(&format!("fn {test}(")), "SECURITY.md: {file} has no test `{test}`");
+    }
+}

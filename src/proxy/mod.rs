@@ -13,6 +13,29 @@
 //!
 //! **Not forwarded**: interim responses but `100` (hyper's server cannot send them), and `Proxy-Status` trailers: a response that
 //! breaks off in mid-body is aborted, so that it cannot be taken for a whole one.
+//!
+//! ```
+//! use http::Request;
+//! use portcullis::{
+//!     connect::{GuardedConnector, RecordingDialer}, context::RequestContext, egress::{EgressPolicy, PolicyHandle}, net::Target,
+//!     proxy::ProxyService, resolve::FixedResolver, upstream::{Body, Upstream},
+//! };
+//! use tower::ServiceExt as _;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let policy = PolicyHandle::new(EgressPolicy::default());
+//! let connector = GuardedConnector::builder()
+//!     .resolver(FixedResolver::new(["93.184.215.14".parse()?]))
+//!     .dialer(RecordingDialer::default())
+//!     .build()?;
+//! let proxy = ProxyService::new(Upstream::builder(policy, connector).build());
+//!
+//! // A target, but no guard in front: nothing is asked of DNS and nothing is dialled.
+//! let mut request = Request::new(Body::empty());
+//! RequestContext::of_mut(request.extensions_mut()).set_target(Target::parse("https://example.com/")?);
+//! assert_eq!(proxy.oneshot(request).await?.status(), 500);
+//! # Ok(()) }
+//! ```
 
 mod credentials;
 mod frames;

@@ -69,6 +69,18 @@ impl Body {
     }
 }
 
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
 /// A connection may let go of a body of known length without polling it to its end.
 impl Drop for Body {
     fn drop(&mut self) {
