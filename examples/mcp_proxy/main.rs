@@ -109,6 +109,7 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     let scheme = if config.file.tls.is_some() { "https" } else { "http" };
     let base = format!("{scheme}://{listen}");
     eprintln!("listening on {base}");
+    eprintln!("the console is {base}/console");
     if let Some(token) = &made {
         let token = token.secret.expose();
         match demo {

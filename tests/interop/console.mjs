@@ -23,7 +23,8 @@ const origin = http.createServer((request, response) => {
   request.on('data', (data) => { body += data; });
   request.on('end', () => {
     seen.push({ method: request.method, url: request.url, headers: request.headers, body });
-    if (url.pathname === '/slow') {
+    if (url.pathname === '/mcp') answerMcp(request, response, body);
+    else if (url.pathname === '/slow') {
       response.writeHead(200, { 'content-type': 'text/plain' });
       response.write('first ');
       const timer = setTimeout(() => response.end('second'), 700);
@@ -235,6 +236,52 @@ await check('MCP: progress is shown, and a call can be cancelled', async () => {
   await page.click('#mcp-cancel');
   await has(page, '#mcp-call-status', 'cancelled');
 });
+await check('MCP: a server that answers in plain JSON, in pages, with hostile texts and every kind of argument', async () => {
+  await page.click('#mcp-disconnect');
+  await page.fill('#mcp-url', `http://${far}/mcp`);
+  await page.fill('#mcp-token', 'the-targets-own');
+  await page.click('#mcp-connect');
+  await has(page, '#mcp-status', 'without a session');
+  await has(page, '#mcp-status', nasty);
+  assert.equal(await page.locator('#mcp-tools li').count(), 2);
+  assert.equal(seen.at(-1).headers.authorization, 'Bearer the-targets-own');
+  await page.locator('#mcp-tools button', { hasText: nasty }).click();
+  await has(page, '#mcp-tool-text', nasty);
+  await page.locator('#mcp-tools button', { hasText: 'everything' }).click();
+  await page.getByLabel('text', { exact: false }).first().fill('a');
+  const field = (name) => page.locator('#mcp-args .arg', { has: page.locator(`.name:text-is("${name}")`) }).locator('input, select, textarea').first();
+  await field('count').fill('3');
+  await field('colour').selectOption({ label: 'blue' });
+  await field('sure').check();
+  await field('list').fill('["x", 1]');
+  await field('inner').fill('deep');
+  await field('maybe').fill('0.5');
+  await page.click('#mcp-send');
+  await has(page, '#mcp-call-status', 'done');
+  assert.deepEqual(JSON.parse(seen.at(-1).body).params.arguments, { text: 'a', count: 3, colour: 'blue', sure: true, list: ['x', 1], nested: { inner: 'deep' }, maybe: 0.5 });
+  assert.ok((await page.locator('#mcp-result').textContent()).includes(nasty));
+  await field('count').fill('11');
+  await page.click('#mcp-send');
+  await has(page, '#mcp-call-status', 'not sent');
+  assert.equal(await page.evaluate(() => document.activeElement.closest('.arg').argument.name), 'count');
+  await field('count').fill('3');
+  await field('list').fill('[1,');
+  await page.click('#mcp-send');
+  await has(page, '#mcp-call-status', 'list: not JSON');
+  assert.equal(await page.title(), 'portcullis console');
+});
+await check('MCP: a server that is none says so', async () => {
+  await page.fill('#mcp-url', `http://${far}/html`);
+  await page.click('#mcp-connect');
+  await has(page, '#mcp-status', 'not connected');
+  await page.fill('#mcp-url', 'http://10.0.0.1/mcp');
+  await page.click('#mcp-connect');
+  await has(page, '#mcp-status', '403: Target not allowed');
+  await page.fill('#mcp-token', '');
+  await page.fill('#mcp-url', `http://127.0.0.1:${mcp.port}/mcp`);
+  await page.click('#mcp-connect');
+  await has(page, '#mcp-status', 'with a session');
+});
 await check('MCP: disconnecting ends the session', async () => {
   await page.click('#mcp-disconnect');
   await has(page, '#mcp-log', 'notifications/cancelled');
@@ -398,6 +445,24 @@ await check('nothing was asked of any other server, and the browser had nothing 
   assert.deepEqual(complaints.filter((text) => !/status of 4\d\d/.test(text)), []);
 });
 await finish();
+
+/** A stateless MCP server with the worst of tools. */
+function answerMcp(request, response, body) {
+  const message = JSON.parse(body || '{}');
+  const reply = (result) => response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ jsonrpc: '2.0', id: message.id, result }));
+  if (message.id === undefined) response.writeHead(202).end();
+  else if (message.method === 'initialize') reply({ protocolVersion: '2025-11-25', capabilities: { tools: {} }, serverInfo: { name: nasty, version: '1' } });
+  else if (message.method === 'tools/list') {
+    if (!message.params.cursor) return void reply({ tools: [{ name: nasty, description: nasty, inputSchema: { type: 'object' } }], nextCursor: 'more' });
+    const properties = {
+      text: { type: 'string' }, count: { $ref: '#/$defs/small' }, colour: { enum: ['red', 'blue'] }, sure: { type: 'boolean', default: false },
+      list: { type: 'array', items: { type: 'string' } }, nested: { type: 'object', properties: { inner: { type: 'string' }, other: { type: 'string' } } },
+      maybe: { anyOf: [{ type: 'number' }, { type: 'null' }] }, unsaid: {}, never: { type: ['string', 'null'] },
+    };
+    reply({ tools: [{ name: 'everything', inputSchema: { type: 'object', properties, required: ['text', 'count'], $defs: { small: { type: 'integer', minimum: 1, maximum: 10 } } } }] });
+  } else reply({ content: [{ type: 'text', text: nasty }, { type: 'image', mimeType: 'image/png', data: 'AAAA' }] });
+  return undefined;
+}
 
 /** Texts in sight whose contrast with what is behind them is below WCAG's 4.5. Runs in the page. */
 function contrasts() {

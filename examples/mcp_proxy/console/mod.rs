@@ -5,6 +5,9 @@
 //! 2. The token is typed in. It is kept in a variable of the page and sent in `X-Proxy-Token`; nothing stores it.
 //! 3. `POST /console/explain` and `GET /console/events` stand behind the same token layer as everything else, and want a token
 //!    with `operator = true`, else 403: both name addresses of the network behind this server. A ticket is never enough.
+//!    The first takes `{"url": …}` and answers `{url, target, allowed, reason, steps: [{rule, refused, decides, detail}], dns:
+//!    {answers, ms} | null, addresses, token_allows}`; the second is an event stream: `hello`, a message for each audit record as
+//!    in the JSON lines, `lost` with a number, `end` with a reason.
 //! 4. Watching is bounded: so many listeners, so many records in memory. A listener who is too slow is told how many it lost.
 
 mod explain;

@@ -45,7 +45,7 @@ function open() {
     const text = `${code}${reason ? ` ${reason}` : ''}`;
     // A browser does not tell a page why a handshake was refused.
     say('socket-status', chip(opened ? `closed ${text}` : 'refused', wasClean && code === 1000 ? '' : 'bad'), opened ? '' : 'the browser does not say why; the tabs Request and Live do');
-    line('bad', opened ? `closed: ${text}` : `not opened: ${text}`);
+    line(opened && wasClean && code === 1000 ? '' : 'bad', opened ? `closed: ${text}` : `not opened: ${text}`);
   };
 }
 
