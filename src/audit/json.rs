@@ -197,7 +197,6 @@ impl<'a> Line<'a> {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
     fn hex(&mut self, key: &'static str, value: u128) {
         self.key(key);
         let mut text = [b'"'; 34];
@@ -333,7 +332,6 @@ fn escape(text: &str, out: &mut Vec<u8>) {
 }
 
 /// A moment as RFC 3339 in UTC with microseconds. Moments before 1970 show as 1970, those after 9999 lose their highest digits.
-#[expect(clippy::cast_possible_truncation, reason = "parts of a date are small")]
 fn rfc3339(time: SystemTime) -> [u8; 27] {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, rest) = (since.as_secs() / 86_400, (since.as_secs() % 86_400) as u32);

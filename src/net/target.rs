@@ -105,6 +105,7 @@ impl Origin {
     }
 
     /// A hash of what connections to it have in common: host, port and whether there is TLS. Made once, under a key of this process.
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only connections are kept by it"))]
     pub(crate) fn connection_hash(&self) -> u64 {
         self.hash
     }
