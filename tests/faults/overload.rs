@@ -138,7 +138,7 @@ async fn no_end_of_a_request_keeps_its_place() {
             let Some(request) = wire.request().await else { return };
             if field(&request.head, "upgrade").is_some() {
                 wire.send(SWITCH).await;
-            } else if turn % 2 == 0 {
+            } else if turn.is_multiple_of(2) {
                 wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome").await;
             }
             match turn % 3 {
