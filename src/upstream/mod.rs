@@ -135,7 +135,12 @@ impl Upstream {
             let spare = spare(request);
             match Box::pin(inner.send_h2(sender, request, permit)).await {
                 Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
-                Err(failed) => again(failed, spare, request)?,
+                Err(failed) => {
+                    if failed.error.kind() == ErrorKind::HeadTimeout {
+                        inner.pool.forget_multiplexed(&key);
+                    }
+                    again(failed, spare, request)?;
+                }
             }
         } else if let Some(conn) = inner.pool.take(&key) {
             let spare = spare(request);

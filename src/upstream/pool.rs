@@ -155,6 +155,14 @@ impl Pool {
         Some((found.sender.clone(), found.peer))
     }
 
+    /// Takes a target's connection out of the pool: it did not answer in time and may be dead without a word, which pings alone
+    /// do not notice while it rests. Requests under way go on.
+    pub(crate) fn forget_multiplexed(&self, key: &Key) {
+        if let Some(list) = lock(&self.multiplexed).get_mut(&key.hash) {
+            list.retain(|m| !m.key.matches(key));
+        }
+    }
+
     pub(crate) fn put_multiplexed(&self, key: Key, sender: http2::SendRequest<Body>, peer: std::net::SocketAddr) {
         let mut map = lock(&self.multiplexed);
         // One for each key; one that is replaced, or finds no place, ends with its last stream.
