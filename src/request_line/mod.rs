@@ -104,6 +104,9 @@ fn judge<B>(request: &Request<B>, forward_proxy: bool) -> Result<Verdict, Reject
     }
     let absolute = request.version() <= Version::HTTP_11 && uri.scheme().is_some();
     if absolute && !forward_proxy {
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return refuse(RejectionKind::MalformedRequest, "the request line names a scheme that is not served");
+        }
         let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
         let same = uri.authority().zip(host).is_some_and(|(a, h)| a.as_str().as_bytes().eq_ignore_ascii_case(h));
         if !same {
@@ -180,6 +183,7 @@ mod tests {
             ("GET", "*", Some(400), Some(400)),
             ("GET", "http://a.example/x", None, None),
             ("GET", "http://b.example/x", Some(400), None),
+            ("GET", "ftp://a.example/x", Some(400), None),
             ("GET", "b.example:80", Some(400), Some(400)),
         ] {
             let code = |s: Option<StatusCode>| s.map(|s| s.as_u16());

@@ -21,5 +21,7 @@ mod forwarding;
 mod mcp;
 mod operations;
 mod refusals;
+#[cfg(feature = "redis")]
+mod replicas;
 mod support;
 mod websocket;
