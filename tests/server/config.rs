@@ -1,6 +1,13 @@
 //! The configuration file as the program sees it, and the other commands.
 
-use std::{process::Output, time::Duration};
+use std::{
+    process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::timeout;
 
@@ -137,4 +144,41 @@ async fn a_changed_file_is_reloaded_and_a_broken_one_is_not() {
     std::fs::write(&proxy.config.0, usual(&[upstream.addr])).unwrap();
     reload().await;
     assert!(eventually(200).await, "the tokens are not reloaded: {}", proxy.stderr.lock().unwrap());
+}
+
+#[tokio::test]
+async fn reloads_under_load_lose_no_request() {
+    let upstream = Upstream::start(async |_| http::Response::new(full("ok"))).await;
+    let proxy = Arc::new(Proxy::start(&usual(&[upstream.addr])).await);
+    let path = format!("/proxy/{}", upstream.url("/"));
+    let pid = proxy.child.id().unwrap().to_string();
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (proxy, path, stop) = (proxy.clone(), path.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut answers = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = proxy.get(&path).await;
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    for n in 0..10 {
+        let limits = format!("[limits]\nrequest_body = \"{}MiB\"\n", n + 1);
+        std::fs::write(&proxy.config.0, usual(&[upstream.addr]) + &limits).unwrap();
+        assert!(tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap().success());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut answers = 0;
+    for worker in load {
+        answers += worker.await.unwrap();
+    }
+    assert!(answers > 50, "only {answers} requests ran beside the reloads");
+    let said = proxy.stderr.lock().unwrap().clone();
+    assert!(said.matches("reload").count() >= 5, "{said}");
 }
