@@ -7,52 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::{
-    net::{TargetStyle, connection_options},
+    net::{TargetStyle, connection_options, is_hop_by_hop, is_identity, speaks_for_our_origin},
     rejection::{PROXY_STATUS, Rejection, RejectionKind},
 };
-
-/// Fields of one hop (RFC 9110 §7.6.1), in either direction.
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-            | "proxy-authorization"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-    )
-}
-
-/// What says where a request comes from, or who is asking: only this server may say so.
-fn is_identity(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || name.starts_with("x-ssl-")
-        || name.starts_with("ssl-client-")
-        || name.starts_with("x-client-cert")
-        || name.starts_with("x-original-")
-        || matches!(
-            name,
-            "forwarded"
-                | "x-forwarded"
-                | "x-real-ip"
-                | "x-client-ip"
-                | "x-cluster-client-ip"
-                | "true-client-ip"
-                | "cf-connecting-ip"
-                | "fastly-client-ip"
-                | "client-ip"
-                | "client-cert"
-                | "client-cert-chain"
-                | "x-rewrite-url"
-                | "x-proxy-token"
-                | "x-target-url"
-        )
-}
 
 /// What a browser adds about the page that is asking; official servers answer 403 or 421 to a foreign one.
 fn is_browser_metadata(name: &str) -> bool {
@@ -88,28 +45,6 @@ fn is_alias(name: &str) -> bool {
     }
     let plain = name.replace(['_', '.'], "-");
     is_identity(&plain) || is_hop_by_hop(&plain) || is_protected(&plain)
-}
-
-/// Fields by which a target would speak for this server's own origin.
-fn speaks_for_our_origin(name: &str) -> bool {
-    name.starts_with("access-control-")
-        || name.starts_with("ratelimit")
-        || name.starts_with("x-ratelimit-")
-        || matches!(
-            name,
-            "set-cookie"
-                | "set-cookie2"
-                | "clear-site-data"
-                | "strict-transport-security"
-                | "public-key-pins"
-                | "alt-svc"
-                | "service-worker-allowed"
-                | "nel"
-                | "report-to"
-                | "reporting-endpoints"
-                | "origin-agent-cluster"
-                | "refresh"
-        )
 }
 
 /// Removes every field for which `doomed` holds, without a list on the side: there are few of them in an honest message.

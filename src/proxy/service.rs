@@ -30,6 +30,7 @@ use crate::{
     concurrency_limit::Permit,
     context::{ConnectionInfo, RequestContext},
     egress::{EgressPermit, PolicyHandle},
+    mcp_wire::is_event_stream,
     net::{Target, TargetStyle},
     rejection::{DEFAULT_PSEUDONYM, Rejection, RejectionKind},
     signal::{CloseReason, Signal},
@@ -306,7 +307,7 @@ impl Config {
         }
         sanitize::response(response.headers_mut(), status, target.style());
         self.answer_as_ourselves(&mut response, target);
-        let is_stream = is_event_stream(response.headers());
+        let is_stream = is_event_stream(response.headers().get(header::CONTENT_TYPE));
         if is_stream {
             response.body_mut().set_idle_timeout(self.stream_idle);
             if let Some(closing) = context.and_then(|c| self.closing(c, permit, target, info.addr, ends_at_shutdown)) {
@@ -531,13 +532,6 @@ fn options_here() -> Response<ProxyBody> {
     response
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|v| {
-        let essence = v.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-    })
-}
-
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -601,7 +595,7 @@ mod tests {
             [("text/event-stream; charset=utf-8", true), ("Text/Event-Stream", true), ("text/event-streams", false)]
         {
             h.insert(header::CONTENT_TYPE, value.parse().unwrap());
-            assert_eq!(is_event_stream(&h), want);
+            assert_eq!(is_event_stream(h.get(header::CONTENT_TYPE)), want);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     body::{ResponseBody, announced_length},
     context::{RecordHandle, RequestContext},
+    mcp_wire::is_event_stream,
     rejection::{Rejection, RejectionKind},
 };
 
@@ -55,12 +56,6 @@ where
     }
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
-    let essence = value.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
-    essence.eq_ignore_ascii_case(b"text/event-stream")
-}
-
 /// The decision: what is to be counted, or the refusal.
 fn judge<B: Body>(response: &Response<B>, head: bool, limits: &Limits) -> Result<Cap, Rejection> {
     if head
@@ -69,7 +64,7 @@ fn judge<B: Body>(response: &Response<B>, head: bool, limits: &Limits) -> Result
     {
         return Ok(Cap::None);
     }
-    if is_event_stream(response.headers()) {
+    if is_event_stream(response.headers().get(header::CONTENT_TYPE)) {
         let limit = limits.event.load(Ordering::Relaxed);
         return Ok(if limit == u64::MAX { Cap::None } else { Cap::Event { limit, size: super::events::EventSize::default() } });
     }

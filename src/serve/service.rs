@@ -23,7 +23,10 @@ use super::{
     framing::Follows,
     streams::Streams,
 };
-use crate::context::{ConnectionInfo, RequestContext};
+use crate::{
+    context::{ConnectionInfo, RequestContext},
+    mcp_wire::is_event_stream,
+};
 
 /// A refused request body up to this size is left to hyper, which reads it if it is already there and keeps the connection.
 const SMALL_BODY: u64 = 16 * 1024;
@@ -169,7 +172,7 @@ fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared:
     }
     // A stream that the client opened to listen can be opened again elsewhere; one that carries the answer to a POST is a
     // request in flight and gets the drain time.
-    let end = is_event_stream(&response).then(|| {
+    let end = is_event_stream(response.headers().get(header::CONTENT_TYPE)).then(|| {
         let stage = if facts.get { Stage::Draining } else { Stage::Ending };
         StreamEnd::at(Arc::clone(&shared.stages), stage)
     });
@@ -185,13 +188,4 @@ fn follows(request: &Request<RequestBody>) -> Follows {
     } else {
         Follows::Length(request.body().size_hint().exact().unwrap_or(0))
     }
-}
-
-fn is_event_stream<B>(response: &Response<B>) -> bool {
-    const TYPE: &[u8] = b"text/event-stream";
-    response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.as_bytes().get(..TYPE.len()))
-        .is_some_and(|v| v.eq_ignore_ascii_case(TYPE))
 }

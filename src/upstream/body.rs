@@ -13,7 +13,10 @@ use http::{HeaderMap, HeaderName, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::drive::Shared;
-use crate::rejection::Rejection;
+use crate::{
+    net::{connection_options, is_hop_by_hop, is_identity, speaks_for_our_origin},
+    rejection::Rejection,
+};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -227,49 +230,15 @@ pub(crate) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
-/// Who is asking, where from, and what a target says for a whole origin: as in the header section, in any spelling.
+/// Who is asking, where from, and what a target says for a whole origin: as in the header section, in any spelling, and a little
+/// more, because no trailer needs these families.
 fn is_about_hops_or_origins(name: &str) -> bool {
-    const FAMILIES: &[&str] = &[
-        "x-forwarded",
-        "x-proxy-",
-        "x-ssl-",
-        "ssl-client-",
-        "x-client-cert",
-        "x-original-",
-        "access-control-",
-        "ratelimit",
-        "x-ratelimit-",
-    ];
-    FAMILIES.iter().any(|family| name.starts_with(family))
-        || matches!(
-            name,
-            "keep-alive"
-                | "proxy-connection"
-                | "proxy-status"
-                | "proxy-authorization"
-                | "proxy-authenticate"
-                | "forwarded"
-                | "via"
-                | "host"
-                | "content-length"
-                | "transfer-encoding"
-                | "x-real-ip"
-                | "x-client-ip"
-                | "true-client-ip"
-                | "client-cert"
-                | "client-cert-chain"
-                | "x-target-url"
-                | "set-cookie"
-                | "set-cookie2"
-                | "alt-svc"
-                | "strict-transport-security"
-                | "clear-site-data"
-                | "service-worker-allowed"
-                | "nel"
-                | "report-to"
-                | "reporting-endpoints"
-                | "refresh"
-        )
+    is_hop_by_hop(name)
+        || is_identity(name)
+        || speaks_for_our_origin(name)
+        || name.starts_with("x-forwarded")
+        || name.starts_with("x-proxy-")
+        || matches!(name, "proxy-status" | "via" | "host" | "content-length")
 }
 
 fn clean_trailers(trailers: &mut HeaderMap) {
@@ -295,7 +264,7 @@ fn clean_trailers(trailers: &mut HeaderMap) {
         header::FORWARDED,
         header::VIA,
     ];
-    let named = crate::net::connection_options(trailers);
+    let named = connection_options(trailers);
     let doomed: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
