@@ -23,7 +23,7 @@ enum Kind {
 }
 
 impl ConnectedIo {
-    pub(super) fn plain(stream: TcpStream) -> Self {
+    pub(crate) fn plain(stream: TcpStream) -> Self {
         Self(Kind::Plain(stream))
     }
 

@@ -183,7 +183,7 @@ pub(crate) fn is_last_hop(method: &Method, headers: &HeaderMap) -> bool {
 
 /// Cleans the head of a response.
 pub(crate) fn response(headers: &mut HeaderMap, status: StatusCode, style: TargetStyle) {
-    // hyper's client has used Transfer-Encoding where both were there; a Content-Length beside it is not to be believed.
+    // A Content-Length beside a Transfer-Encoding is not to be believed.
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }

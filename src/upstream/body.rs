@@ -4,7 +4,7 @@ use std::{
     error::Error as StdError,
     fmt,
     pin::Pin,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::drive::Shared;
+use super::h2::Shared;
 use crate::{
     net::{connection_options, is_hop_by_hop, is_identity, speaks_for_our_origin},
     rejection::Rejection,
@@ -23,6 +23,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// A request body of any origin: empty, bytes, or a stream that is forwarded as it arrives.
 pub struct Body {
     kind: Kind,
+    /// For the task that waits for an answer over HTTP/2.
     shared: Option<Arc<Shared>>,
 }
 
@@ -66,7 +67,7 @@ impl Body {
         matches!(self.kind, Kind::Empty)
     }
 
-    pub(crate) fn watched(mut self, shared: Arc<Shared>) -> Self {
+    pub(super) fn watched(mut self, shared: Arc<Shared>) -> Self {
         self.shared = Some(shared);
         self
     }
@@ -81,15 +82,6 @@ impl From<&'static str> for Body {
 impl From<String> for Body {
     fn from(text: String) -> Self {
         Bytes::from(text).into()
-    }
-}
-
-/// A connection may let go of a body of known length without polling it to its end.
-impl Drop for Body {
-    fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.uploading.store(false, Ordering::Relaxed);
-        }
     }
 }
 
@@ -140,17 +132,6 @@ impl HttpBody for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if let Some(shared) = &this.shared {
-            if shared.abandoned.load(Ordering::Relaxed) {
-                // The answer is final and nobody has asked for the body: whoever sends it must see that it is not read.
-                this.kind = Kind::Empty;
-                return Poll::Pending;
-            }
-            // The connection polls its body again whenever it is woken, and the `100` arrives through the same connection.
-            if shared.await_continue.load(Ordering::Relaxed) && !shared.continue_received.load(Ordering::Relaxed) {
-                return Poll::Pending;
-            }
-        }
         let frame = match &mut this.kind {
             Kind::Empty => None,
             Kind::Full(bytes) => {
@@ -169,20 +150,8 @@ impl HttpBody for Body {
         };
         if let Some(shared) = &this.shared {
             shared.upload_moved();
-            match &frame {
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        shared.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
-                    }
-                    if this.is_end_stream() {
-                        shared.uploading.store(false, Ordering::Relaxed);
-                    }
-                }
-                Some(Err(error)) => {
-                    let mut slot = shared.upload_failed.lock().unwrap_or_else(PoisonError::into_inner);
-                    *slot = Some(classify(error.as_ref()));
-                }
-                None => shared.uploading.store(false, Ordering::Relaxed),
+            if let Some(Err(error)) = &frame {
+                shared.upload_failed(classify(error.as_ref()));
             }
         }
         Poll::Ready(frame)
@@ -205,7 +174,7 @@ impl HttpBody for Body {
     }
 }
 
-fn classify(error: &(dyn StdError + 'static)) -> UploadError {
+pub(super) fn classify(error: &(dyn StdError + 'static)) -> UploadError {
     let mut next = Some(error);
     while let Some(cause) = next {
         if cause.is::<crate::body_limit::LengthLimitError>() {
@@ -221,6 +190,9 @@ fn classify(error: &(dyn StdError + 'static)) -> UploadError {
 
 /// Fields that decide framing, routing or identity have no business in a trailer section (RFC 9110 §6.5.1).
 pub(crate) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    if frame.is_data() {
+        return frame;
+    }
     match frame.into_trailers() {
         Ok(mut trailers) => {
             clean_trailers(&mut trailers);

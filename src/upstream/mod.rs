@@ -9,21 +9,20 @@
 //! 4. A request is sent again only if nothing of it was written, or if it is idempotent, has no body, was sent on a connection
 //!    that had rested in the pool, and not a byte of an answer came. The new connection goes through the whole guard again.
 //! 5. An HTTP/1.1 connection is polled by the task that reads the response, so a client that goes away closes it at once.
+//! 6. HTTP/1.1 is this crate's own code, strict by RFC 9112; HTTP/2 is hyper's.
 
 mod body;
-mod drive;
 mod error;
 mod fetch;
 mod h1;
+mod h2;
 mod pool;
 mod response;
+mod timer;
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri};
-use http_body::Body as _;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::{
@@ -32,12 +31,11 @@ use crate::{
 };
 
 pub use body::Body;
-use drive::Shared;
 pub use error::Error;
 pub(crate) use error::Kind as ErrorKind;
 pub use fetch::Redirects;
-use h1::{Failed, H1, HeadLimits};
-use pool::{Key, Pool, PoolLimits};
+use h1::{Failed, H1, Head, HeadLimits};
+use pool::{KeyRef, Pool, PoolLimits};
 pub use response::UpstreamBody;
 
 /// How a response came about.
@@ -128,11 +126,17 @@ impl Upstream {
     ) -> Result<(Response<UpstreamBody>, UpstreamInfo), Error> {
         let inner = &*self.0;
         let start = Instant::now();
-        let key = Key::new(permit.origin(), permit.generation(), tenant);
-        prepare(permit, request);
-
-        if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
-            let spare = spare(request);
+        let key = KeyRef::new(permit.origin(), permit.generation(), tenant);
+        if let Some(conn) = inner.pool.take(&key) {
+            let peer = conn.peer;
+            let again = is_replayable(request);
+            match inner.send_h1(conn, request, permit, start).await {
+                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
+                Err(failed) if failed.unsent || again && failed.silent && failed.error.kind() == ErrorKind::Terminated => {}
+                Err(failed) => return Err(failed.error),
+            }
+        } else if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
+            let spare = is_replayable(request).then(|| copy(request));
             match Box::pin(inner.send_h2(sender, request, permit)).await {
                 Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
                 Err(failed) => {
@@ -142,16 +146,9 @@ impl Upstream {
                     again(failed, spare, request)?;
                 }
             }
-        } else if let Some(conn) = inner.pool.take(&key) {
-            let spare = spare(request);
-            let peer = conn.peer;
-            match inner.send_h1(conn, request, &key, start).await {
-                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
-                Err(failed) => again(failed, spare, request)?,
-            }
         }
         // Boxed: a new connection is the rare case, and its futures are large.
-        let (response, now, peer) = Box::pin(inner.send_fresh(permit, request, key)).await?;
+        let (response, now, peer) = Box::pin(inner.send_fresh(permit, request, &key)).await?;
         Ok((response, info(peer, false, now - start)))
     }
 
@@ -160,19 +157,18 @@ impl Upstream {
     pub(crate) async fn upgrade(&self, permit: &EgressPermit, mut request: Request<Body>) -> Result<Upgrade, Error> {
         let inner = &*self.0;
         let start = Instant::now();
-        prepare(permit, &mut request);
         let Connected { io, peer, .. } = inner.connector.connect(permit, true).await?;
-        let mut conn = Box::new(H1::handshake(io, peer, &inner.head).await?);
-        let response = conn.exchange(&mut request, &inner.head, Instant::now()).await.map_err(|failed| failed.error)?;
+        let mut conn = H1::new(io, peer, &inner.head);
+        let sent = conn.exchange(&mut request, permit.origin().authority(), Instant::now()).await;
+        let head = sent.map_err(|failed| failed.error)?;
         let now = Instant::now();
         let info = info(peer, false, now - start);
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Upgrade::Switched { response: response.map(drop), conn, info });
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Upgrade::Switched { response: response(head, ()), conn, info });
         }
-        let (parts, incoming) = response.into_parts();
         // Not for the pool: the target has seen an `Upgrade` and may think otherwise about this connection than we do.
-        let body = UpstreamBody::alone(incoming, conn, inner.idle, now);
-        Ok(Upgrade::Refused { response: Response::from_parts(parts, body), info })
+        let body = UpstreamBody::of_connection(conn, None, inner.idle, now);
+        Ok(Upgrade::Refused { response: response(head, body), info })
     }
 
     /// Opens a judged connection and nothing else: for `CONNECT`.
@@ -180,11 +176,6 @@ impl Upstream {
         let connected = self.0.connector.connect(permit, true).await?;
         Ok((connected.io, connected.peer))
     }
-}
-
-fn prepare(permit: &EgressPermit, request: &mut Request<Body>) {
-    request.headers_mut().insert(header::HOST, permit.origin().authority().clone());
-    *request.version_mut() = Version::HTTP_11;
 }
 
 /// Takes a request out of its place.
@@ -202,18 +193,32 @@ fn info(addr: SocketAddr, reused: bool, head_after: Duration) -> UpstreamInfo {
     UpstreamInfo { addr, reused, head_after }
 }
 
-/// A copy of a request that may be sent a second time (RFC 9110 §9.2.2): idempotent and without a body.
-fn spare(request: &Request<Body>) -> Option<Box<Request<Body>>> {
-    let idempotent =
-        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
-    (idempotent && request.body().is_empty()).then(|| {
-        let mut copy = Request::new(Body::empty());
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.headers_mut() = request.headers().clone();
-        *copy.version_mut() = request.version();
-        Box::new(copy)
-    })
+/// The response with that head.
+fn response<T>(head: Head, body: T) -> Response<T> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.version_mut() = head.version;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+/// Whether a request may be sent a second time (RFC 9110 §9.2.2): idempotent and without a body.
+fn is_replayable(request: &Request<Body>) -> bool {
+    request.body().is_empty()
+        && matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+        )
+}
+
+/// A copy of a request without a body, for a sender that takes it away.
+fn copy(request: &Request<Body>) -> Box<Request<Body>> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.version_mut() = request.version();
+    Box::new(copy)
 }
 
 /// Whether the request may go out again; it is then in its place.
@@ -233,18 +238,17 @@ impl Inner {
         &self,
         permit: &EgressPermit,
         request: &mut Request<Body>,
-        key: Key,
+        key: &KeyRef<'_>,
     ) -> Result<(Response<UpstreamBody>, Instant, SocketAddr), Error> {
         let Connected { io, peer, is_h2, .. } = self.connector.connect(permit, false).await?;
-        // A first try over HTTP/2 has taken the `Host` field away.
-        prepare(permit, request);
         let sent = if is_h2 {
             let sender = self.handshake_h2(io).await?;
-            self.pool.put_multiplexed(key, sender.clone(), peer);
+            self.pool.put_multiplexed(key.owned(), sender.clone(), peer);
             self.send_h2(sender, request, permit).await
         } else {
-            let conn = Box::new(H1::handshake(io, peer, &self.head).await?);
-            self.send_h1(conn, request, &key, Instant::now()).await
+            let mut conn = H1::new(io, peer, &self.head);
+            conn.key = Some(key.owned());
+            self.send_h1(conn, request, permit, Instant::now()).await
         };
         let (response, now) = sent.map_err(|failed| failed.error)?;
         Ok((response, now, peer))
@@ -255,103 +259,18 @@ impl Inner {
         &self,
         mut conn: Box<H1>,
         request: &mut Request<Body>,
-        key: &Key,
+        permit: &EgressPermit,
         start: Instant,
     ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
-        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
-        *request.uri_mut() = Uri::from(path);
-        // hyper drops the body of a GET or HEAD whose length it does not know, unless the framing is spelled out.
-        if matches!(*request.method(), Method::GET | Method::HEAD)
-            && !request.body().is_end_stream()
-            && request.body().size_hint().exact().is_none()
-            && !request.headers().contains_key(header::CONTENT_LENGTH)
-        {
-            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let response = conn.exchange(request, &self.head, start).await?;
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        let head = conn.exchange(request, permit.origin().authority(), start).await?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it (RFC 9110 §15.2.2); the connection is lost with it.
             let error = Error::new(ErrorKind::UpgradeFailed).with_detail("unsolicited 101");
             return Err(Failed { error, unsent: false, silent: false });
         }
-        let (parts, incoming) = response.into_parts();
         let now = Instant::now();
-        let body = if conn.is_abandoned() {
-            UpstreamBody::alone(incoming, conn, self.idle, now)
-        } else {
-            UpstreamBody::inline(incoming, conn, (self.pool.clone(), key.clone()), self.idle, now)
-        };
-        Ok((Response::from_parts(parts, body), now))
-    }
-
-    async fn handshake_h2(&self, io: ConnectedIo) -> Result<http2::SendRequest<Body>, Error> {
-        let (sender, conn) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .max_header_list_size(u32::try_from(self.head.max_bytes).unwrap_or(u32::MAX))
-            .max_send_buf_size(256 * 1024)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(|e| Error::from_hyper(&e))?;
-        tokio::spawn(async move {
-            let _ = conn.await;
-        });
-        Ok(sender)
-    }
-
-    async fn send_h2(
-        &self,
-        mut sender: http2::SendRequest<Body>,
-        request: &mut Request<Body>,
-        permit: &EgressPermit,
-    ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
-        let fail = |error| Failed { error, unsent: false, silent: false };
-        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
-        let authority = request.headers_mut().remove(header::HOST).unwrap_or_else(|| permit.origin().authority().clone());
-        let uri = Uri::builder()
-            .scheme(if permit.origin().scheme().is_secure() { "https" } else { "http" })
-            .authority(authority.as_bytes())
-            .path_and_query(path)
-            .build()
-            .map_err(|e| fail(Error::new(ErrorKind::MalformedTarget).with_detail(e.to_string())))?;
-        *request.uri_mut() = uri;
-        *request.version_mut() = Version::HTTP_2;
-        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
-            request.headers_mut().remove(name);
-        }
-        // HTTP/2 multiplexes, so a body that waits costs nobody else anything: no need to hold it back for a `100`.
-        request.headers_mut().remove(header::EXPECT);
-        let shared = Arc::new(Shared::default());
-        let watched = take(request).map(|body| if body.is_empty() { body } else { body.watched(shared.clone()) });
-        let mut deadline = Instant::now() + self.head.timeout;
-        let mut answer = pin!(sender.try_send_request(watched));
-        let answer = loop {
-            match tokio::time::timeout_at(deadline, answer.as_mut()).await {
-                Ok(answer) => break answer,
-                Err(_) => match shared.due(self.head.timeout) {
-                    Some(due) => deadline = due,
-                    None => return Err(fail(Error::new(ErrorKind::HeadTimeout))),
-                },
-            }
-        };
-        match answer {
-            Ok(response) => {
-                let (parts, incoming) = response.into_parts();
-                Ok((Response::from_parts(parts, UpstreamBody::driven(incoming, self.idle)), Instant::now()))
-            }
-            Err(mut e) => {
-                let message = e.take_message();
-                let unsent = message.is_some();
-                if let Some(message) = message {
-                    *request = message;
-                }
-                // No head has come, which is all that the retry rule asks.
-                Err(Failed { error: shared.blame(Error::from_hyper(&e.into_error())), unsent, silent: true })
-            }
-        }
+        let body = UpstreamBody::of_connection(conn, Some(&self.pool), self.idle, now);
+        Ok((response(head, body), now))
     }
 }
 
@@ -392,6 +311,13 @@ impl UpstreamBuilder {
             idle: self.idle,
         }))
     }
+}
+
+/// For the fuzzer: see `fuzz/fuzz_targets/h1_response.rs`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_h1_response(bytes: &[u8], sizes: &[u8], to_head: bool) {
+    h1::fuzz::check(bytes, sizes, to_head);
 }
 
 /// The `User-Agent` that [`Upstream::fetch`] sends where the caller names none.

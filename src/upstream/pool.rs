@@ -6,9 +6,9 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasherDefault, Hasher},
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -31,29 +31,86 @@ pub(crate) struct Key {
     tenant: Option<Arc<str>>,
 }
 
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// The same as a question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyRef<'a> {
+    hash: u64,
+    origin: &'a Arc<Origin>,
+    generation: u64,
+    tenant: Option<&'a Arc<str>>,
+}
 
-impl Key {
-    pub(crate) fn new(origin: &Arc<Origin>, generation: u64, tenant: Option<&Arc<str>>) -> Self {
-        let hash = HASHER.hash_one((origin.connection_hash(), generation, tenant.map(AsRef::as_ref)));
-        Self { hash, origin: origin.clone(), generation, tenant: tenant.cloned() }
+impl<'a> KeyRef<'a> {
+    pub(crate) fn new(origin: &'a Arc<Origin>, generation: u64, tenant: Option<&'a Arc<str>>) -> Self {
+        let hash = hash(origin.connection_hash(), generation, tenant.map(AsRef::as_ref));
+        Self { hash, origin, generation, tenant }
     }
 
-    fn matches(&self, other: &Self) -> bool {
+    pub(crate) fn owned(self) -> Key {
+        Key { hash: self.hash, origin: self.origin.clone(), generation: self.generation, tenant: self.tenant.cloned() }
+    }
+}
+
+impl Key {
+    fn matches(&self, other: &KeyRef<'_>) -> bool {
         self.hash == other.hash
             && self.generation == other.generation
-            && self.tenant == other.tenant
-            && (Arc::ptr_eq(&self.origin, &other.origin)
+            && self.tenant.as_ref() == other.tenant
+            && (Arc::ptr_eq(&self.origin, other.origin)
                 || (self.origin.scheme().is_secure() == other.origin.scheme().is_secure()
                     && self.origin.host() == other.origin.host()
                     && self.origin.port() == other.origin.port()))
     }
+
+    fn by_ref(&self) -> KeyRef<'_> {
+        KeyRef { hash: self.hash, origin: &self.origin, generation: self.generation, tenant: self.tenant.as_ref() }
+    }
 }
 
+/// What the caller chooses, the origin, is hashed under a key of this process already; the rest is the operator's, and whatever
+/// falls together is told apart by [`Key::matches`].
+fn hash(origin: u64, generation: u64, tenant: Option<&str>) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = (origin ^ generation).wrapping_mul(ODD);
+    for byte in tenant.unwrap_or_default().bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(ODD);
+    }
+    // The maps use the low bits, the choice of the shard the high ones.
+    hash ^ (hash >> 32)
+}
+
+/// Keys of the maps are hashes already.
+#[derive(Clone, Copy, Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+type Map<T> = HashMap<u64, Vec<T>, BuildHasherDefault<AsItIs>>;
+
+/// A connection at rest, with its key in it.
 struct Idle {
-    key: Key,
     conn: Box<H1>,
     since: Instant,
+}
+
+impl Idle {
+    fn matches(&self, key: &KeyRef<'_>) -> bool {
+        self.conn.key.as_ref().is_some_and(|own| own.matches(key))
+    }
 }
 
 struct Multiplexed {
@@ -72,8 +129,8 @@ pub(crate) struct PoolLimits {
 }
 
 pub(crate) struct Pool {
-    shards: [Mutex<HashMap<u64, Vec<Idle>>>; SHARDS],
-    multiplexed: Mutex<HashMap<u64, Vec<Multiplexed>>>,
+    shards: [Mutex<Map<Idle>>; SHARDS],
+    multiplexed: Mutex<Map<Multiplexed>>,
     idle: AtomicUsize,
     newest: AtomicU64,
     sweeping: AtomicBool,
@@ -98,20 +155,20 @@ impl Pool {
         })
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<u64, Vec<Idle>>> {
+    fn shard(&self, hash: u64) -> &Mutex<Map<Idle>> {
         // The top bits, because the map inside uses the low ones.
-        let index = (key.hash >> 60) as usize % SHARDS;
+        let index = (hash >> 60) as usize % SHARDS;
         self.shards.get(index).unwrap_or(&self.shards[0])
     }
 
     /// The connection that came to rest last, if one is usable. Dead ones found on the way are closed.
-    pub(crate) fn take(&self, key: &Key) -> Option<Box<H1>> {
+    pub(crate) fn take(&self, key: &KeyRef<'_>) -> Option<Box<H1>> {
         self.note_generation(key.generation);
         loop {
             let mut found = {
-                let mut shard = lock(self.shard(key));
+                let mut shard = lock(self.shard(key.hash));
                 let list = shard.get_mut(&key.hash)?;
-                let index = list.iter().rposition(|idle| idle.key.matches(key))?;
+                let index = list.iter().rposition(|idle| idle.matches(key))?;
                 list.swap_remove(index)
             };
             self.idle.fetch_sub(1, Ordering::Relaxed);
@@ -122,8 +179,9 @@ impl Pool {
     }
 
     /// Keeps a connection that has finished an exchange, unless it is full or superseded.
-    pub(crate) fn put(&self, key: Key, mut conn: Box<H1>) {
-        if key.generation < self.newest.load(Ordering::Relaxed) || !conn.rest() {
+    pub(crate) fn put(&self, mut conn: Box<H1>) {
+        let Some(Key { hash, generation, .. }) = conn.key else { return };
+        if generation < self.newest.load(Ordering::Relaxed) || !conn.rest() {
             return;
         }
         if self.idle.fetch_add(1, Ordering::Relaxed) >= self.limits.total {
@@ -133,19 +191,19 @@ impl Pool {
         // No clock is read for it: a rest is about a minute long, and the body that has just ended was not.
         let since = conn.active;
         {
-            let mut shard = lock(self.shard(&key));
-            let list = shard.entry(key.hash).or_default();
+            let mut shard = lock(self.shard(hash));
+            let list = shard.entry(hash).or_default();
             if list.len() >= self.limits.per_key {
                 drop(shard);
                 self.idle.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
-            list.push(Idle { key, conn, since });
+            list.push(Idle { conn, since });
         }
         self.ensure_sweeper();
     }
 
-    pub(crate) fn take_multiplexed(&self, key: &Key) -> Option<(http2::SendRequest<Body>, std::net::SocketAddr)> {
+    pub(crate) fn take_multiplexed(&self, key: &KeyRef<'_>) -> Option<(http2::SendRequest<Body>, std::net::SocketAddr)> {
         self.note_generation(key.generation);
         let mut map = lock(&self.multiplexed);
         let list = map.get_mut(&key.hash)?;
@@ -157,7 +215,7 @@ impl Pool {
 
     /// Takes a target's connection out of the pool: it did not answer in time and may be dead without a word, which pings alone
     /// do not notice while it rests. Requests under way go on.
-    pub(crate) fn forget_multiplexed(&self, key: &Key) {
+    pub(crate) fn forget_multiplexed(&self, key: &KeyRef<'_>) {
         if let Some(list) = lock(&self.multiplexed).get_mut(&key.hash) {
             list.retain(|m| !m.key.matches(key));
         }
@@ -171,7 +229,7 @@ impl Pool {
             return;
         }
         let list = map.entry(key.hash).or_default();
-        list.retain(|m| !m.key.matches(&key));
+        list.retain(|m| !m.key.matches(&key.by_ref()));
         list.push(Multiplexed { key, sender, peer, used: Instant::now() });
         drop(map);
         self.ensure_sweeper();
@@ -196,10 +254,11 @@ impl Pool {
             lock(shard).retain(|_, list| {
                 let mut index = 0;
                 while let Some(idle) = list.get_mut(index) {
-                    let keep = idle.key.generation >= newest
+                    let keep = idle.conn.key.as_ref().is_some_and(|key| key.generation >= newest)
                         && now.saturating_duration_since(idle.since) < self.limits.timeout
                         && idle.conn.is_usable();
                     if keep {
+                        idle.conn.trim();
                         index += 1;
                     } else {
                         closed.push(list.swap_remove(index));

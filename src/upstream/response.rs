@@ -13,75 +13,86 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     body::without_forbidden_trailers,
     error::{Error, Kind as ErrorKind},
-    h1::{H1, LazyTimer},
-    pool::{Key, Pool},
+    h1::{H1, relay},
+    pool::Pool,
+    timer::LazyTimer,
 };
 
 /// A response body that streams from the target. Dropping it aborts the exchange at once; reading it to its end returns the
 /// connection to the pool.
 pub struct UpstreamBody {
     kind: Kind,
-    idle: Duration,
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 enum Kind {
     Empty,
-    /// HTTP/1.1: the connection is polled from here, and holds the body.
+    /// All of it has come with the head.
+    Full(Bytes),
+    /// HTTP/1.1: the connection is polled from here.
     Inline(Box<H1>),
     /// HTTP/2, or a connection that a task of its own drives.
     Driven(Box<Driven>),
 }
 
 struct Driven {
-    incoming: Incoming,
+    source: Source,
     timer: LazyTimer,
+    idle: Duration,
+}
+
+enum Source {
+    Http2(Incoming),
+    /// What is left, if that is known.
+    Relay(mpsc::Receiver<relay::Part>, Option<u64>),
 }
 
 impl UpstreamBody {
+    fn new(kind: Kind) -> Self {
+        Self { kind, end: None }
+    }
+
     pub(crate) fn empty() -> Self {
-        Self { kind: Kind::Empty, idle: Duration::ZERO, end: None }
+        Self::new(Kind::Empty)
     }
 
-    /// `now` is the moment of the head.
-    pub(crate) fn inline(
-        incoming: Incoming,
-        mut conn: Box<H1>,
-        (home, key): (Arc<Pool>, Key),
-        idle: Duration,
-        now: Instant,
-    ) -> Self {
+    /// The body of the response whose head has just come, at `now`. Its connection rests at home when it has ended, or is closed
+    /// if it has none.
+    pub(crate) fn of_connection(mut conn: Box<H1>, home: Option<&Arc<Pool>>, idle: Duration, now: Instant) -> Self {
+        conn.active = now;
+        let whole = conn.whole_body();
+        if let Some(bytes) = whole {
+            if conn.is_uploading() {
+                relay::rest(conn, idle);
+            } else if let Some(home) = home {
+                home.put(conn);
+            }
+            return Self::new(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) });
+        }
         if conn.is_uploading() {
-            tokio::spawn(conn.run(idle));
-            return Self::driven(incoming, idle);
+            let left = conn.remaining();
+            return Self::driven(Source::Relay(relay::both(conn, idle), left), idle);
         }
-        if incoming.is_end_stream() {
-            conn.active = now;
-            home.put(key, conn);
-            return Self::empty();
-        }
-        conn.home = Some((home, key));
-        Self::alone(incoming, conn, idle, now)
+        conn.set_idle(idle);
+        conn.home = home.cloned();
+        Self::new(Kind::Inline(conn))
     }
 
-    /// A body whose connection is closed at its end.
-    pub(crate) fn alone(incoming: Incoming, mut conn: Box<H1>, idle: Duration, now: Instant) -> Self {
-        conn.set_idle_deadline(now, idle);
-        conn.incoming = Some(incoming);
-        Self { kind: Kind::Inline(conn), idle, end: None }
-    }
-
-    pub(crate) fn driven(incoming: Incoming, idle: Duration) -> Self {
+    pub(crate) fn http2(incoming: Incoming, idle: Duration) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
+        Self::driven(Source::Http2(incoming), idle)
+    }
+
+    fn driven(source: Source, idle: Duration) -> Self {
         let timer = LazyTimer::new(Instant::now() + idle);
-        Self { kind: Kind::Driven(Box::new(Driven { incoming, timer })), idle, end: None }
+        Self::new(Kind::Driven(Box::new(Driven { source, timer, idle })))
     }
 
     /// Ends the stream when the future is ready: for event streams, whose readers come back by themselves.
@@ -91,30 +102,58 @@ impl UpstreamBody {
 
     /// Nothing may arrive for that long, or the stream ends with an error. Comments on event streams count as arrivals.
     pub fn set_idle_timeout(&mut self, idle: Duration) {
-        self.idle = idle;
-        let now = Instant::now();
         match &mut self.kind {
-            Kind::Empty => {}
-            Kind::Inline(conn) => conn.set_idle_deadline(now, idle),
-            Kind::Driven(driven) => driven.timer.set(now + idle),
-        }
-    }
-
-    fn incoming(&self) -> Option<&Incoming> {
-        match &self.kind {
-            Kind::Empty => None,
-            Kind::Inline(conn) => conn.incoming.as_ref(),
-            Kind::Driven(driven) => Some(&driven.incoming),
+            Kind::Empty | Kind::Full(_) => {}
+            Kind::Inline(conn) => conn.set_idle(idle),
+            Kind::Driven(driven) => {
+                driven.idle = idle;
+                driven.timer.set(Instant::now() + idle);
+            }
         }
     }
 
     /// The body has been read to its end: its connection rests, or is closed.
     fn finish(&mut self) {
         if let Kind::Inline(mut conn) = mem::replace(&mut self.kind, Kind::Empty)
-            && let Some((pool, key)) = conn.home.take()
+            && let Some(pool) = conn.home.take()
         {
-            conn.incoming = None;
-            pool.put(key, conn);
+            pool.put(conn);
+        }
+    }
+}
+
+impl Driven {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = match &mut self.source {
+            Source::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map(|f| f.map(|f| f.map_err(|e| Error::from_hyper(&e)))),
+            Source::Relay(parts, left) => parts.poll_recv(cx).map(|part| {
+                // A channel that closes without a word is no end.
+                let part = part.unwrap_or_else(|| Some(Err(Error::new(ErrorKind::Incomplete))));
+                if let (Some(Ok(frame)), Some(left)) = (&part, left) {
+                    *left = left.saturating_sub(frame.data_ref().map_or(0, |d| d.len() as u64));
+                }
+                part
+            }),
+        };
+        if frame.is_pending() {
+            ready!(self.timer.poll(cx));
+            return Poll::Ready(Some(Err(Error::new(ErrorKind::Idle))));
+        }
+        self.timer.set(Instant::now() + self.idle);
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Http2(incoming) => incoming.is_end_stream(),
+            Source::Relay(_, left) => *left == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Http2(incoming) => incoming.size_hint(),
+            Source::Relay(_, left) => left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
@@ -132,29 +171,19 @@ impl HttpBody for UpstreamBody {
         }
         let frame = match &mut this.kind {
             Kind::Empty => return Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let frame = Frame::data(mem::take(bytes));
+                this.kind = Kind::Empty;
+                return Poll::Ready(Some(Ok(frame)));
+            }
             Kind::Inline(conn) => {
                 let frame = ready!(conn.poll_body(cx));
-                match &frame {
-                    Some(Ok(_)) if conn.incoming.as_ref().is_some_and(|i| !i.is_end_stream()) => {
-                        conn.set_idle_deadline(Instant::now(), this.idle);
-                    }
-                    Some(Ok(_)) | None => this.finish(),
-                    Some(Err(_)) => {}
+                if matches!(frame, None | Some(Ok(_))) && conn.body_is_done() {
+                    this.finish();
                 }
                 frame
             }
-            Kind::Driven(driven) => match Pin::new(&mut driven.incoming).poll_frame(cx) {
-                Poll::Ready(frame) => {
-                    if matches!(frame, Some(Ok(_))) {
-                        driven.timer.set(Instant::now() + this.idle);
-                    }
-                    frame.map(|f| f.map_err(|e| Error::from_hyper(&e)))
-                }
-                Poll::Pending => {
-                    ready!(driven.timer.poll(cx));
-                    Some(Err(Error::new(ErrorKind::Idle)))
-                }
-            },
+            Kind::Driven(driven) => ready!(driven.poll_frame(cx)),
         };
         if !matches!(frame, Some(Ok(_))) {
             this.kind = Kind::Empty;
@@ -163,11 +192,21 @@ impl HttpBody for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming().is_none_or(HttpBody::is_end_stream)
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::Inline(conn) => conn.body_is_done(),
+            Kind::Driven(driven) => driven.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Inline(conn) => conn.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Kind::Driven(driven) => driven.size_hint(),
+        }
     }
 }
 

@@ -72,7 +72,9 @@ async fn endless_interim_responses_end() {
 async fn both_framings_at_once_lose_the_length() {
     let answer =
         answer_to(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").await;
-    assert_eq!((answer.field("content-length"), answer.body.as_slice()), (None, &b"hello"[..]));
+    // A body that has come whole travels with its own length.
+    assert!(matches!(answer.field("content-length"), None | Some("5")), "{}", answer.head);
+    assert_eq!((answer.complete, answer.body.as_slice()), (true, &b"hello"[..]));
 }
 
 #[tokio::test]

@@ -1,0 +1,91 @@
+//! `Content-Length`, in both directions (RFC 9110 §8.6).
+
+/// Takes another field value into account: digits, or a list of the same number. `None`: it is not valid, or contradicts `known`.
+pub(super) fn merge(known: Option<u64>, value: &[u8]) -> Option<Option<u64>> {
+    let mut known = known;
+    for part in value.split(|b| *b == b',') {
+        let n = number(part.trim_ascii())?;
+        if known.is_some_and(|k| k != n) {
+            return None;
+        }
+        known = Some(n);
+    }
+    Some(known)
+}
+
+/// Digits and nothing else: no sign, no blank, no overflow.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |n, b| {
+        let digit = b.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        n.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Appends a number in decimal digits.
+#[expect(clippy::cast_possible_truncation, reason = "a remainder of ten fits")]
+pub(super) fn write(dst: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (n % 10) as u8;
+        n /= 10;
+        at -= 1;
+        if n == 0 {
+            break;
+        }
+    }
+    dst.extend_from_slice(digits.get(at..).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn table() {
+        for (value, want) in [
+            (&b"5"[..], Some(5)),
+            (b" 5", Some(5)),
+            (b"0005", Some(5)),
+            (b"5, 5 ,5", Some(5)),
+            (b"18446744073709551615", Some(u64::MAX)),
+            (b"18446744073709551616", None),
+            (b"99999999999999999999999999", None),
+            (b"", None),
+            (b",", None),
+            (b"5,", None),
+            (b"5, 6", None),
+            (b"+5", None),
+            (b"-5", None),
+            (b"0x5", None),
+            (b"5 5", None),
+            (b"1e1", None),
+            (b"5.0", None),
+            (b"\x0b5", None),
+            (b"5\0", None),
+            ("\u{0665}".as_bytes(), None),
+        ] {
+            assert_eq!(merge(None, value), want.map(Some), "{}", String::from_utf8_lossy(value));
+        }
+        assert_eq!(merge(Some(5), b"5"), Some(Some(5)));
+        assert_eq!(merge(Some(5), b"6"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(n in any::<u64>()) {
+            let mut out = Vec::new();
+            write(&mut out, n);
+            prop_assert_eq!(std::str::from_utf8(&out).unwrap(), n.to_string());
+            prop_assert_eq!(merge(None, &out), Some(Some(n)));
+        }
+    }
+}

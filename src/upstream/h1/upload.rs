@@ -1,0 +1,467 @@
+//! A request on its way out: the head, and the body as its sender delivers it.
+//!
+//! Small pieces are put together in one buffer, so that a head with a small body is one write; large ones are written from where
+//! they are. At most [`TOGETHER`] bytes and one large piece are held, so nothing is taken from the sender faster than the socket
+//! takes it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use http::HeaderMap;
+use http_body::{Body as _, Frame};
+use tokio::io::AsyncWrite;
+
+use super::{
+    super::{
+        body::{Body, UploadError, classify},
+        error::{Error, Kind},
+    },
+    encode::{self, Framing},
+};
+
+/// Pieces up to that size are copied to what is to be written before them.
+const TOGETHER: usize = 4 * 1024;
+
+/// The end of a chunk.
+const CRLF: &[u8] = b"\r\n";
+
+/// Why an upload cannot go on.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The socket takes no more. The other end may have answered all the same.
+    Socket,
+    /// The body is not what was promised, or its sender has failed: the other end must not take it for whole.
+    Body(Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// Written first: the head, sizes of chunks, small pieces.
+    pub(super) buf: Vec<u8>,
+    written: usize,
+    /// Written next: a large piece.
+    data: Bytes,
+    /// Written last: the end of its chunk.
+    tail: &'static [u8],
+    /// What is not yet read of the body.
+    body: Option<Body>,
+    framing: Framing,
+    /// The body is not asked for yet: the target is to say `100` first.
+    pub(super) held: bool,
+    /// There is something that `flush` has not seen.
+    unflushed: bool,
+    /// The body was asked for more, and its sender has not delivered yet.
+    client_owes: bool,
+    /// Something of the request has moved since the last look.
+    moved: bool,
+    /// Something of the request was written.
+    begun: bool,
+    /// Something was taken out of the body.
+    touched: bool,
+    /// A body that nothing was taken out of, of a request that could not be written.
+    spare: Option<Body>,
+}
+
+impl Upload {
+    pub(super) fn new() -> Self {
+        Self {
+            buf: Vec::new(),
+            written: 0,
+            data: Bytes::new(),
+            tail: b"",
+            body: None,
+            framing: Framing::Length(0),
+            held: false,
+            unflushed: false,
+            client_owes: false,
+            moved: false,
+            begun: false,
+            touched: false,
+            spare: None,
+        }
+    }
+
+    /// Begins with the head that is in `buf`.
+    pub(super) fn start(&mut self, body: Option<Body>, framing: Framing, held: bool) {
+        self.written = 0;
+        self.body = body;
+        self.framing = framing;
+        self.held = held;
+        self.unflushed = true;
+        self.client_owes = false;
+        self.moved = false;
+        self.begun = false;
+        self.touched = false;
+        self.spare = None;
+    }
+
+    /// Whether everything is with the socket.
+    #[inline]
+    pub(super) fn is_done(&self) -> bool {
+        self.body.is_none() && !self.unflushed
+    }
+
+    /// The body, if nothing of the request has gone anywhere.
+    pub(super) fn take_unsent(&mut self) -> Option<Body> {
+        if self.begun || self.touched {
+            return None;
+        }
+        Some(self.spare.take().or_else(|| self.body.take()).unwrap_or_else(Body::empty))
+    }
+
+    /// Nothing more is sent; whoever delivers the body sees that it is not read.
+    pub(super) fn abandon(&mut self) {
+        self.spare = self.body.take().filter(|_| !self.begun && !self.touched);
+        self.data = Bytes::new();
+        self.tail = b"";
+        self.buf.clear();
+        self.written = 0;
+        self.unflushed = false;
+    }
+
+    /// Whether there is a rest that the target does not take.
+    pub(super) fn is_stuck(&self) -> bool {
+        !self.is_done() && !self.client_owes
+    }
+
+    /// Whether the body's sender is the one that is waited for.
+    pub(super) fn client_owes(&self) -> bool {
+        self.client_owes && self.body.is_some()
+    }
+
+    /// Whether anything has moved since the last call.
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Gives back large memory.
+    pub(super) fn trim(&mut self) {
+        if self.buf.capacity() > TOGETHER {
+            self.buf = Vec::new();
+        }
+    }
+
+    /// One piece further: ready when it was written, or everything was.
+    pub(super) fn poll<W: AsyncWrite + Unpin>(&mut self, io: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        if self.data.is_empty() && self.body.is_some() && !self.held {
+            self.fill(cx).map_err(Stop::Body)?;
+        }
+        if self.written < self.buf.len() || !self.data.is_empty() || !self.tail.is_empty() {
+            let n = ready!(self.write(io, cx)).map_err(|_| Stop::Socket)?;
+            if n == 0 {
+                return Poll::Ready(Err(Stop::Socket));
+            }
+            self.advance(n);
+            self.begun = true;
+            self.moved = true;
+            self.unflushed = true;
+            if self.written < self.buf.len() || !self.data.is_empty() || !self.tail.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.buf.clear();
+            self.written = 0;
+            if self.body.is_some() && !self.client_owes && !self.held {
+                return Poll::Ready(Ok(()));
+            }
+        } else if !self.unflushed {
+            return if self.body.is_some() { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
+        ready!(Pin::new(io).poll_flush(cx)).map_err(|_| Stop::Socket)?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn write<W: AsyncWrite + Unpin>(&self, io: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let first = self.buf.get(self.written..).unwrap_or_default();
+        if self.data.is_empty() && self.tail.is_empty() {
+            return Pin::new(io).poll_write(cx, first);
+        }
+        let pieces = [IoSlice::new(first), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+        Pin::new(io).poll_write_vectored(cx, pieces.get(usize::from(first.is_empty())..).unwrap_or_default())
+    }
+
+    fn advance(&mut self, n: usize) {
+        let first = n.min(self.buf.len() - self.written);
+        self.written += first;
+        let second = (n - first).min(self.data.len());
+        self.data.advance(second);
+        self.tail = self.tail.get(n - first - second..).unwrap_or_default();
+        if self.data.is_empty() {
+            // The memory of a large piece is the sender's.
+            self.data = Bytes::new();
+        }
+    }
+
+    /// Takes pieces of the body until there is enough to write, the body ends, or its sender has no more for now.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if !self.tail.is_empty() {
+            self.buf.extend_from_slice(self.tail);
+            self.tail = b"";
+        }
+        if self.written > TOGETHER {
+            self.buf.drain(..self.written);
+            self.written = 0;
+        }
+        while self.data.is_empty() && self.buf.len() - self.written < 2 * TOGETHER {
+            let Some(body) = &mut self.body else { return Ok(()) };
+            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+                self.client_owes = true;
+                return Ok(());
+            };
+            self.client_owes = false;
+            self.moved = true;
+            self.touched = true;
+            match frame.map(|f| f.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.push(data)?,
+                Some(Ok(Err(frame))) => self.finish(frame.into_trailers().ok().as_ref())?,
+                Some(Err(error)) => return Err(classify(error.as_ref()).into()),
+                None => self.finish(None)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, data: Bytes) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if let Framing::Length(left) = &mut self.framing {
+            *left = left.checked_sub(data.len() as u64).ok_or_else(|| broken("the body is longer than its length"))?;
+            if *left == 0 {
+                // All that was promised: nobody has to ask for the end.
+                self.body = None;
+            }
+            self.put(data, b"");
+        } else {
+            encode::chunk(&mut self.buf, data.len());
+            self.put(data, CRLF);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, data: Bytes, tail: &'static [u8]) {
+        if data.len() <= TOGETHER {
+            self.buf.extend_from_slice(&data);
+            self.buf.extend_from_slice(tail);
+        } else {
+            self.data = data;
+            self.tail = tail;
+        }
+    }
+
+    fn finish(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Error> {
+        self.body = None;
+        match self.framing {
+            // There is no place for trailers.
+            Framing::Length(0) => Ok(()),
+            Framing::Length(_) => Err(broken("the body is shorter than its length")),
+            Framing::Chunked => {
+                encode::last_chunk(&mut self.buf, trailers);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl From<UploadError> for Error {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::TooLarge => Self::new(Kind::RequestTooLarge),
+            UploadError::Rejected(rejection) => Self::rejected(*rejection),
+            UploadError::Broken(text) => Self::new(Kind::RequestBroken).with_detail(text),
+        }
+    }
+}
+
+#[cold]
+fn broken(why: &'static str) -> Error {
+    Error::new(Kind::RequestBroken).with_detail(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Delivers frames; `None` is a pause.
+    struct Frames(VecDeque<Option<Frame<Bytes>>>);
+
+    impl http_body::Body for Frames {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+            match self.0.pop_front() {
+                None => Poll::Ready(None),
+                Some(Some(frame)) => Poll::Ready(Some(Ok(frame))),
+                Some(None) => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            }
+        }
+    }
+
+    fn data(piece: &[u8]) -> Option<Frame<Bytes>> {
+        Some(Frame::data(Bytes::copy_from_slice(piece)))
+    }
+
+    fn upload(frames: Vec<Option<Frame<Bytes>>>, framing: Framing) -> Upload {
+        let mut upload = Upload::new();
+        upload.buf.extend_from_slice(b"head\r\n\r\n");
+        upload.start(Some(Body::stream(Frames(frames.into()))), framing, false);
+        upload
+    }
+
+    /// A socket that takes so much a write, and forgets nothing.
+    struct Socket {
+        step: usize,
+        got: Vec<u8>,
+        writes: usize,
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        }
+
+        fn poll_write_vectored(mut self: Pin<&mut Self>, _: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            let before = self.got.len();
+            for buf in bufs {
+                let n = buf.len().min(self.step - (self.got.len() - before));
+                self.got.extend_from_slice(&buf[..n]);
+            }
+            self.writes += 1;
+            Poll::Ready(Ok(self.got.len() - before))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn run(mut upload: Upload, step: usize) -> Result<Socket, Stop> {
+        let mut socket = Socket { step, got: Vec::new(), writes: 0 };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while !upload.is_done() {
+            if let Poll::Ready(Err(stop)) = upload.poll(&mut socket, &mut cx) {
+                return Err(stop);
+            }
+        }
+        Ok(socket)
+    }
+
+    #[test]
+    fn a_head_and_a_small_body_are_one_write() {
+        let socket = run(upload(vec![data(b"hel"), data(b"lo")], Framing::Length(5)), usize::MAX).unwrap();
+        assert_eq!((socket.got.as_slice(), socket.writes), (&b"head\r\n\r\nhello"[..], 1));
+        let socket = run(upload(vec![data(b"hello")], Framing::Chunked), usize::MAX).unwrap();
+        assert_eq!((socket.got.as_slice(), socket.writes), (&b"head\r\n\r\n5\r\nhello\r\n0\r\n\r\n"[..], 1));
+    }
+
+    #[test]
+    fn a_head_does_not_wait_for_a_body_that_waits() {
+        let socket = run(upload(vec![None, data(b"hello")], Framing::Length(5)), usize::MAX).unwrap();
+        assert_eq!((socket.got.as_slice(), socket.writes), (&b"head\r\n\r\nhello"[..], 2));
+    }
+
+    #[test]
+    fn too_much_and_too_little_are_errors_and_never_a_clean_end() {
+        for (framing, frames) in [
+            (Framing::Length(4), vec![data(b"hello")]),
+            (Framing::Length(6), vec![data(b"hello")]),
+            (Framing::Length(1), vec![]),
+            (Framing::Length(6), vec![data(b"hello"), Some(Frame::trailers(HeaderMap::new()))]),
+        ] {
+            match run(upload(frames, framing), usize::MAX) {
+                Err(Stop::Body(error)) => assert_eq!(error.kind(), Kind::RequestBroken),
+                _ => panic!("{framing:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_piece_is_not_copied() {
+        let piece = Bytes::from(vec![b'x'; 100_000]);
+        let mut upload = upload(vec![Some(Frame::data(piece.clone()))], Framing::Chunked);
+        let mut socket = Socket { step: 10, got: Vec::new(), writes: 0 };
+        let _ = upload.poll(&mut socket, &mut Context::from_waker(std::task::Waker::noop()));
+        assert_eq!(upload.data.as_ptr(), piece.as_ptr());
+        assert!(upload.buf.capacity() < 2 * TOGETHER);
+    }
+
+    #[test]
+    fn trailers_follow_the_last_chunk_without_what_does_not_belong_there() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        trailers.insert("content-length", "9".parse().unwrap());
+        let socket = run(upload(vec![data(b"a"), Some(Frame::trailers(trailers))], Framing::Chunked), 3).unwrap();
+        assert_eq!(socket.got, b"head\r\n\r\n1\r\na\r\n0\r\nx-sum: 1\r\n\r\n");
+    }
+
+    #[test]
+    fn a_body_that_is_held_is_not_touched() {
+        let mut upload = upload(vec![data(b"hello")], Framing::Length(5));
+        upload.held = true;
+        let mut socket = Socket { step: usize::MAX, got: Vec::new(), writes: 0 };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while upload.poll(&mut socket, &mut cx).is_ready() {}
+        assert_eq!(socket.got, b"head\r\n\r\n");
+        assert!(!upload.is_done() && !upload.touched);
+        upload.held = false;
+        while !upload.is_done() {
+            assert!(matches!(upload.poll(&mut socket, &mut cx), Poll::Ready(Ok(()))));
+        }
+        assert_eq!(socket.got, b"head\r\n\r\nhello");
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_arrives_in_order_however_little_the_socket_takes(
+            sizes in prop::collection::vec(prop_oneof![4 => 0usize..50, 1 => 4000usize..9000, 1 => Just(usize::MAX)], 0..8),
+            step in prop_oneof![1usize..20, 100usize..10_000, Just(usize::MAX)],
+            chunked in any::<bool>(),
+        ) {
+            let mut all = Vec::new();
+            let frames: Vec<_> = sizes.iter().map(|n| (*n != usize::MAX).then(|| {
+                let piece: Vec<u8> = (0..*n).map(|i| (i * 7 + n) as u8).collect();
+                all.extend_from_slice(&piece);
+                Frame::data(Bytes::from(piece))
+            })).collect();
+            let framing = if chunked { Framing::Chunked } else { Framing::Length(all.len() as u64) };
+            let got = run(upload(frames, framing), step).unwrap().got;
+            let body = got.strip_prefix(b"head\r\n\r\n").unwrap();
+            if chunked {
+                let mut decoder = super::super::decode::Decoder::new(super::super::head::Framing::Chunked);
+                let (mut read, mut at) = (Vec::new(), 0);
+                loop {
+                    match decoder.step(&body[at..], &super::super::tests::LIMITS).unwrap() {
+                        super::super::decode::Step::Data { skip, len } => {
+                            read.extend_from_slice(&body[at + skip..at + skip + len]);
+                            at += skip + len;
+                        }
+                        super::super::decode::Step::End { skip, .. } => {
+                            prop_assert_eq!(at + skip, body.len());
+                            break;
+                        }
+                        super::super::decode::Step::More { .. } => panic!("no end"),
+                    }
+                }
+                prop_assert_eq!(read, all);
+            } else {
+                prop_assert_eq!(body, all.as_slice());
+            }
+        }
+    }
+}
