@@ -64,6 +64,7 @@ pub(crate) struct H1 {
 }
 
 /// What one wait for a response head has to remember.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Wait {
     to_head: bool,
     /// The request asks for the connection's end.

@@ -177,8 +177,11 @@ impl Chunked {
     }
 }
 
-/// The trailer section with the empty line after it, once it is complete: its size, and the fields if there are any.
-fn trailers(buf: &[u8], limits: &HeadLimits) -> Result<Option<(usize, Option<Box<HeaderMap>>)>, Error> {
+/// The size of a trailer section, and its fields if there are any.
+type Section = (usize, Option<Box<HeaderMap>>);
+
+/// The trailer section with the empty line after it, once it is complete.
+fn trailers(buf: &[u8], limits: &HeadLimits) -> Result<Option<Section>, Error> {
     if buf.starts_with(b"\r\n") {
         return Ok(Some((2, None)));
     }

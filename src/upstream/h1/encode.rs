@@ -56,7 +56,7 @@ pub(super) fn request(
             6 if name == "expect" && !expects => continue,
             10 if name == "connection" => close |= has_option(value, b"close"),
             14 if name == "content-length" => {
-                declared = length::merge(declared, value).ok_or_else(|| broken("the length is not a number"))?;
+                declared = Some(length::merge(declared, value).ok_or_else(|| broken("the length is not a number"))?);
                 continue;
             }
             17 if name == "transfer-encoding" => continue,

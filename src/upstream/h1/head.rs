@@ -21,6 +21,9 @@ const FEW: usize = 128;
 /// Heads up to that size are parsed again whenever something has come, so that rubbish is seen at once.
 const SMALL: usize = 1024;
 
+/// A bare LF ends a line for some readers and not for others (RFC 9112 §2.2 lets us choose); a bare CR does for nobody.
+const LF_ALONE: &str = "a line that ends in LF alone";
+
 /// How the bytes after a head are framed (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -115,7 +118,6 @@ impl HeadReader {
             Err(httparse::Error::TooManyHeaders) => return Err(Error::new(Kind::HeadTooLarge)),
             Err(error) => return Err(Error::new(Kind::BadResponse).with_detail(error.to_string())),
         };
-        check_line_ends(buf.get(..size).unwrap_or_default())?;
         let status = response.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or_else(|| bad("not a status"))?;
         let version = if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
         self.places.clear();
@@ -130,13 +132,20 @@ impl HeadReader {
             };
             self.places.push([a, b, c, d]);
         }
+        // Values and the reason phrase hold no LF, so every one is before a name or at the end.
+        let is_crlf = |end: usize| buf.get(end.saturating_sub(2)..end) == Some(b"\r\n");
+        let strict = self.places.iter().all(|[name, ..]| is_crlf(*name as usize));
+        if !(strict && is_crlf(size) && is_crlf(size.saturating_sub(2))) {
+            return Err(bad(LF_ALONE));
+        }
         Ok(Some((size, status, version)))
     }
 
     /// Fields and framing. The values share the bytes that were read.
     fn build(&self, bytes: &Bytes, status: StatusCode, version: Version, to_head: bool) -> Result<Head, Error> {
-        let mut headers = HeaderMap::with_capacity(self.places.len());
-        let (mut declared, mut chunked, mut coded) = (None, false, false);
+        // With room for what the proxy adds.
+        let mut headers = HeaderMap::with_capacity(self.places.len() + 3);
+        let (mut declared, mut chunked) = (None, false);
         let (mut close, mut keep) = (false, false);
         for place in &self.places {
             let [a, b, c, d] = place.map(|n| n as usize);
@@ -149,12 +158,13 @@ impl HeadReader {
                 }
                 14 if name == header::CONTENT_LENGTH => {
                     let before = declared;
-                    declared = length::merge(declared, value.as_bytes()).ok_or_else(|| bad("not a length, or several"))?;
+                    let told = length::merge(declared, value.as_bytes()).ok_or_else(|| bad("not a length, or several"))?;
+                    declared = Some(told);
                     if before.is_some() {
                         continue;
                     }
-                    if let Some(n) = declared.filter(|_| value.as_bytes().contains(&b',')) {
-                        headers.append(name, HeaderValue::from(n));
+                    if value.as_bytes().contains(&b',') {
+                        headers.append(name, HeaderValue::from(told));
                         continue;
                     }
                 }
@@ -164,7 +174,6 @@ impl HeadReader {
                         return Err(bad("a transfer coding other than `chunked` once"));
                     }
                     chunked = true;
-                    coded = true;
                 }
                 _ => {}
             }
@@ -174,18 +183,18 @@ impl HeadReader {
             return Err(bad("a transfer coding in HTTP/1.0"));
         }
         let mut keep_alive = !close && (version == Version::HTTP_11 || keep);
-        if coded && declared.is_some() {
+        if chunked && declared.is_some() {
             // RFC 9112 §6.3: the coding wins, the length does not travel, and the connection is not trusted again.
             headers.remove(header::CONTENT_LENGTH);
             keep_alive = false;
         }
         let framing = if status.is_informational() || status == StatusCode::NO_CONTENT {
             // Neither may have a body; one that announces it may well send it.
-            keep_alive &= !coded && declared.is_none_or(|n| n == 0);
+            keep_alive &= !chunked && declared.is_none_or(|n| n == 0);
             Framing::Length(0)
         } else if to_head || status == StatusCode::NOT_MODIFIED {
             Framing::Length(0)
-        } else if coded {
+        } else if chunked {
             Framing::Chunked
         } else {
             declared.map_or(Framing::Close, Framing::Length)
@@ -194,11 +203,11 @@ impl HeadReader {
     }
 }
 
-/// A bare LF ends a line for some readers and not for others (RFC 9112 §2.2 lets us choose), a bare CR for nobody.
+/// The same for a section whose fields are not looked at one by one.
 pub(super) fn check_line_ends(section: &[u8]) -> Result<(), Error> {
     for at in memchr::memchr_iter(b'\n', section) {
         if at.checked_sub(1).and_then(|before| section.get(before)) != Some(&b'\r') {
-            return Err(bad("a line that ends in LF alone"));
+            return Err(bad(LF_ALONE));
         }
     }
     Ok(())

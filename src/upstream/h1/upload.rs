@@ -38,7 +38,9 @@ pub(super) enum Stop {
     Body(Error),
 }
 
+/// The state of one request.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Upload {
     /// Written first: the head, sizes of chunks, small pieces.
     pub(super) buf: Vec<u8>,
