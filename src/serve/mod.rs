@@ -44,6 +44,7 @@
 
 mod body;
 mod connection;
+mod direct;
 mod drain;
 mod flow;
 mod framing;

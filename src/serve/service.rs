@@ -90,27 +90,40 @@ where
             context.set_malformed();
         }
 
-        let mut service = self.service.borrow_mut();
-        let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => State::Calling { future: service.call(request) },
-            Poll::Ready(Err(never)) => match never {},
-            // What this instance has queued for must not be left behind unpolled: it goes with the request.
-            Poll::Pending => {
-                let fresh = service.clone();
-                State::NotReady { service: mem::replace(&mut *service, fresh), request: Some(request) }
-            }
-        };
-        ReplyFuture { state, facts, guard: Some(ReplyGuard::new(flow)), shared: Arc::clone(&self.shared) }
+        begin(&mut *self.service.borrow_mut(), request, facts, flow, &self.shared)
     }
+}
+
+/// Calls the service, or queues with it.
+pub(super) fn begin<S>(
+    service: &mut S,
+    request: Request<RequestBody>,
+    facts: Facts,
+    flow: Arc<Flow>,
+    shared: &Arc<Shared>,
+) -> ReplyFuture<S>
+where
+    S: Service<Request<RequestBody>, Error = Infallible> + Clone,
+{
+    let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(())) => State::Calling { future: service.call(request) },
+        Poll::Ready(Err(never)) => match never {},
+        // What this instance has queued for must not be left behind unpolled: it goes with the request.
+        Poll::Pending => {
+            let fresh = service.clone();
+            State::NotReady { service: mem::replace(service, fresh), request: Some(Box::new(request)) }
+        }
+    };
+    ReplyFuture { state, facts, guard: Some(ReplyGuard::new(flow)), shared: Arc::clone(shared) }
 }
 
 #[derive(Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "four facts of a request that its response is finished by")]
-struct Facts {
-    connect: bool,
-    get: bool,
-    large_body: bool,
-    per_stream: bool,
+pub(super) struct Facts {
+    pub(super) connect: bool,
+    pub(super) get: bool,
+    pub(super) large_body: bool,
+    pub(super) per_stream: bool,
 }
 
 pin_project! {
@@ -127,7 +140,7 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F> {
-        NotReady { service: S, request: Option<Request<RequestBody>> },
+        NotReady { service: S, request: Option<Box<Request<RequestBody>>> },
         Calling { #[pin] future: F },
     }
 }
@@ -145,7 +158,7 @@ where
                 StateProj::NotReady { service, request } => {
                     ready!(service.poll_ready(cx))?;
                     let Some(request) = request.take() else { return Poll::Pending };
-                    let future = service.call(request);
+                    let future = service.call(*request);
                     me.state.set(State::Calling { future });
                 }
                 StateProj::Calling { future } => {
