@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 
-from harness import HERE, NODE, TOKEN, Proxy, finish, free_port, listening, reverse_proxy, start, stop, text, verdict
+from harness import HERE, NODE, TOKEN, Proxy, finish, free_port, listening, reverse_proxy, start, stop, stop_all, text, verdict
 
 # Groups of a few minutes at most; the long ones first, so that none is left over at the end.
 HEAVY = [f"12.{i}.*" for i in range(1, 6)] + [f"13.{i}.*" for i in range(1, 8)] + [f"9.{i}.*" for i in range(1, 9)]
@@ -103,10 +103,15 @@ def group(agent, cases):
 
 results, broken = {agent: {} for agent in agents}, []
 with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("AUTOBAHN_JOBS") or os.cpu_count() or 1)) as pool:
-    for agent, cases, found, error in pool.map(lambda job: group(*job), [(a, g) for g in groups for a in agents]):
-        results[agent].update(found)
-        if error:
-            broken.append(error)
+    try:
+        for agent, cases, found, error in pool.map(lambda job: group(*job), [(a, g) for g in groups for a in agents]):
+            results[agent].update(found)
+            if error:
+                broken.append(error)
+    except BaseException:
+        # Ended from outside. The pool waits for its threads, and they for their children.
+        stop_all()
+        raise
 verdict("every group of cases ran to its end", not broken, broken)
 
 direct = results.pop("direct")
