@@ -2,7 +2,7 @@
 //!
 //! Nothing is re-framed: extensions, subprotocols, close codes and half-closes survive. One buffer a thread serves every tunnel of
 //! that thread: what was read is written on at once, and only what the other side does not take is kept. So an idle tunnel holds no
-//! buffer, a busy one moves large pieces, and a stalled reader holds at most one piece.
+//! buffer, a busy one moves large pieces, and a stalled reader holds at most one piece. Pings of our own go between two frames.
 
 use std::{
     cell::RefCell,
@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::frames::{FrameReader, Verdict, WebSocketLimits, close_frame};
+use super::{
+    frames::{FrameReader, Verdict, WebSocketLimits, close_frame},
+    ping::{Action, End, News, PongFilter, WebSocketPing},
+};
 use crate::context::{ClosedBy, Outcome, RecordHandle};
 
 const PIECE: usize = 64 * 1024;
@@ -34,18 +37,36 @@ pub(crate) struct TunnelLimits {
     pub(crate) idle: Duration,
     pub(crate) total: Option<Duration>,
     pub(crate) websocket: WebSocketLimits,
+    pub(crate) ping: Option<WebSocketPing>,
 }
 
 /// One direction.
 struct Flow {
     kept: Vec<u8>,
     at: usize,
+    /// How many of the kept bytes are a Ping of ours. It is put in only where nothing else is kept, so they are the first ones.
+    own: usize,
     bytes: u64,
     ended: bool,
     shut: bool,
     dirty: bool,
     frames: Option<FrameReader>,
     hold: Option<Pin<Box<Sleep>>>,
+    /// Keeps the answers to our Pings back, from the first Ping on.
+    pongs: Option<Box<PongFilter>>,
+    /// Since the last look: bytes were read; an answer was among them.
+    heard: bool,
+    answered: bool,
+    /// The last poll ended because the reader had nothing more, and for no other reason.
+    listening: bool,
+    seen: Seen,
+}
+
+/// How many Pings and Pongs had passed at the last look.
+#[derive(Default)]
+struct Seen {
+    pings: u32,
+    pongs: u32,
 }
 
 enum Step {
@@ -55,7 +76,22 @@ enum Step {
 
 impl Flow {
     fn new(early: Bytes, frames: Option<FrameReader>) -> Self {
-        Self { kept: early.into(), at: 0, bytes: 0, ended: false, shut: false, dirty: false, frames, hold: None }
+        Self {
+            kept: early.into(),
+            at: 0,
+            own: 0,
+            bytes: 0,
+            ended: false,
+            shut: false,
+            dirty: false,
+            frames,
+            hold: None,
+            pongs: None,
+            heard: false,
+            answered: false,
+            listening: false,
+            seen: Seen::default(),
+        }
     }
 
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, moved: &mut bool) -> Poll<io::Result<Step>>
@@ -63,6 +99,7 @@ impl Flow {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        self.listening = false;
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
                 ready!(self.poll_write_kept(cx, writer, moved))?;
@@ -80,24 +117,43 @@ impl Flow {
                 let mut buf = ReadBuf::new(scratch);
                 match Pin::new(&mut *reader).poll_read(cx, &mut buf)? {
                     Poll::Pending => {
+                        self.listening = true;
                         if self.dirty {
                             ready!(Pin::new(&mut *writer).poll_flush(cx))?;
                             self.dirty = false;
                         }
                         return Poll::Pending;
                     }
-                    Poll::Ready(()) => *moved = true,
+                    Poll::Ready(()) => {}
                 }
                 let data = buf.filled();
-                if data.is_empty() {
+                let mut rest = Vec::new();
+                let data = if data.is_empty() {
                     self.ended = true;
+                    *moved = true;
+                    rest.extend_from_slice(self.pongs.as_mut().map(|p| p.release()).unwrap_or_default());
+                    &rest
+                } else {
+                    self.heard = true;
+                    self.without_answers(data, &mut rest)
+                };
+                if data.is_empty() {
                     continue;
                 }
+                *moved = true;
                 if let Some(code) = self.take(cx, data, writer)? {
                     return Poll::Ready(Ok(Step::Exceeded(code)));
                 }
             }
         })
+    }
+
+    /// What of the bytes that were read is for the other end.
+    fn without_answers<'a>(&mut self, data: &'a [u8], rest: &'a mut Vec<u8>) -> &'a [u8] {
+        let Some(pongs) = &mut self.pongs else { return data };
+        let (data, answered) = pongs.filter(data, rest);
+        self.answered |= answered;
+        data
     }
 
     /// Passes on what was just read; returns a close code if it must not pass.
@@ -141,9 +197,11 @@ impl Flow {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.at += n;
-            self.bytes += n as u64;
+            let own = n.min(self.own);
+            self.own -= own;
+            self.bytes += (n - own) as u64;
             self.dirty = true;
-            *moved = true;
+            *moved |= n > own;
         }
         if !self.kept.is_empty() {
             self.kept = Vec::new();
@@ -155,6 +213,100 @@ impl Flow {
     fn at_boundary(&self) -> bool {
         self.kept.is_empty() && self.frames.as_ref().is_none_or(FrameReader::at_boundary)
     }
+
+    /// Puts a Ping between two frames.
+    fn inject(&mut self, frame: Vec<u8>) {
+        self.own = frame.len();
+        self.kept = frame;
+        self.at = 0;
+    }
+}
+
+/// Our Pings to both ends, with one timer that is wound up again only when it rings or would ring too late.
+struct Pinger {
+    sleep: Pin<Box<Sleep>>,
+    client: End,
+    target: End,
+}
+
+enum Pinged {
+    Nothing,
+    /// A flow has something to write.
+    Sent,
+    Unanswered,
+}
+
+impl Pinger {
+    fn new(settings: WebSocketPing, now: Instant) -> Self {
+        Self {
+            sleep: Box::pin(tokio::time::sleep(settings.interval)),
+            client: End::new(settings, false, now),
+            target: End::new(settings, true, now),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, up: &mut Flow, down: &mut Flow) -> Pinged {
+        // After a Close frame nothing may follow (RFC 6455 §5.5.1); the idle time ends such a tunnel.
+        if [&*up, &*down].iter().any(|flow| flow.frames.as_ref().is_none_or(|f| f.close_code.is_some())) {
+            return Pinged::Nothing;
+        }
+        loop {
+            let now = Instant::now();
+            let mut next = None;
+            for look in [look(&mut self.client, up, down, now), look(&mut self.target, down, up, now)] {
+                match look {
+                    Look::Sent => return Pinged::Sent,
+                    Look::Lost => return Pinged::Unanswered,
+                    Look::Wait(at) => next = Some(next.map_or(at, |next: Instant| next.min(at))),
+                    Look::Nothing => {}
+                }
+            }
+            let Some(next) = next else { return Pinged::Nothing };
+            if self.sleep.deadline() > next || self.sleep.is_elapsed() {
+                self.sleep.as_mut().reset(next);
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Pinged::Nothing;
+            }
+        }
+    }
+}
+
+enum Look {
+    Sent,
+    Lost,
+    Wait(Instant),
+    /// The end cannot be asked. What can change that moves a flow, and that is looked at.
+    Nothing,
+}
+
+/// Looks at one end: `from` it bytes come, `to` it they go.
+fn look(end: &mut End, from: &mut Flow, to: &mut Flow, now: Instant) -> Look {
+    if from.ended || to.ended {
+        return Look::Nothing;
+    }
+    let counts = |flow: &Flow| flow.frames.as_ref().map_or((0, 0), |f| (f.pings, f.pongs));
+    let (pings, pongs) = (counts(to).0, counts(from).1);
+    let news = News {
+        heard: std::mem::take(&mut from.heard) || !from.listening,
+        answered: std::mem::take(&mut from.answered) || pongs != from.seen.pongs,
+        asked: pings != to.seen.pings,
+        sending: to.own > 0,
+    };
+    from.seen.pongs = pongs;
+    to.seen.pings = pings;
+    match end.look(now, news) {
+        Action::Wait(at) => Look::Wait(at),
+        Action::Lost => Look::Lost,
+        Action::Ping if !to.at_boundary() => Look::Nothing,
+        Action::Ping => {
+            if let (None, Some(frames)) = (&from.pongs, &from.frames) {
+                from.pongs = Some(Box::new(end.filter(frames.position())));
+            }
+            to.inject(end.ping(now));
+            Look::Sent
+        }
+    }
 }
 
 static EPOCH: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
@@ -164,6 +316,8 @@ pub(crate) struct Ended {
     pub(crate) by: ClosedBy,
     pub(crate) outcome: Outcome,
     pub(crate) close_code: Option<u16>,
+    /// Why the proxy ended it, where the code alone does not say it.
+    pub(crate) reason: Option<&'static str>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 }
@@ -177,6 +331,7 @@ impl Ended {
                 r.closed_by = Some(self.by);
                 r.close_code = self.close_code;
                 r.outcome = self.outcome;
+                r.reason = self.reason.or(r.reason);
             });
         }
     }
@@ -209,6 +364,7 @@ where
     drop(early_from_target);
     let start = Instant::now();
     let mut idle = IdleTimer::new(start, limits);
+    let mut pinger = limits.ping.filter(|_| is_websocket).map(|settings| Pinger::new(settings, start));
     let mut closing = std::pin::pin!(closing);
     let mut asked_to_close = early_stop;
     let (mut up_done, mut down_done) = (false, false);
@@ -257,6 +413,15 @@ where
             if moved {
                 idle.touch();
             }
+            if asked_to_close.is_none()
+                && let Some(pinger) = &mut pinger
+            {
+                match pinger.poll(cx, &mut up, &mut down) {
+                    Pinged::Nothing => {}
+                    Pinged::Sent => continue,
+                    Pinged::Unanswered => return Poll::Ready(Stop::Unanswered),
+                }
+            }
             if idle.poll(cx).is_ready() {
                 return Poll::Ready(match asked_to_close {
                     Some(_) => Stop::Broken,
@@ -276,6 +441,7 @@ where
         by: first_end.unwrap_or(ClosedBy::Proxy),
         outcome: Outcome::Complete,
         close_code,
+        reason: None,
         bytes_in: up.bytes,
         bytes_out: down.bytes,
     };
@@ -291,6 +457,10 @@ where
         }
         Stop::Exceeded(code) | Stop::Close(code) => Some(code),
         Stop::Idle => Some(1001),
+        Stop::Unanswered => {
+            ended.reason = Some("ping_unanswered");
+            Some(1011)
+        }
     };
     if let Some(code) = ours {
         ended.by = ClosedBy::Proxy;
@@ -320,6 +490,7 @@ enum Stop {
     Both,
     Broken,
     Idle,
+    Unanswered,
     Exceeded(u16),
     Close(u16),
 }

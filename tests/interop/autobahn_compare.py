@@ -1,4 +1,4 @@
-"""The Autobahn suite against one echo server, direct and through the proxies: the same verdict in every case.
+"""The Autobahn suite against an echo server, direct and through the proxies: the same verdict in every case.
 
 usage: autobahn_compare.py DIR [CASE ...]   cases as the suite names them ("1.*", "7.7.1"); without any, all 517
 
@@ -44,14 +44,19 @@ def key(*programs):
     return found.hexdigest()[:16]
 
 
-echo_port = free_port()
-listening(echo_port, start([NODE, str(HERE / "autobahn-echo.mjs"), str(echo_port)]))
-agents = {"direct": (f"ws://127.0.0.1:{echo_port}", key())}
+def echo():
+    """An echo server of an agent's own: it is what the suite waits for, and it uses one processor."""
+    port = free_port()
+    listening(port, start([NODE, str(HERE / "autobahn-echo.mjs"), str(port)]))
+    return port
+
+
+agents = {"direct": (f"ws://127.0.0.1:{echo()}", key())}
 if binary := os.environ.get("REVERSE_PROXY_BIN"):
-    agents["reverse_proxy"] = (f"ws://127.0.0.1:{reverse_proxy(echo_port)[0]}", key(binary))
-proxy = Proxy([echo_port])
-if not proxy.direct:
-    url = f"ws://127.0.0.1:{proxy.port}/proxy/ws://127.0.0.1:{echo_port}/?proxy_token={TOKEN}"
+    agents["reverse_proxy"] = (f"ws://127.0.0.1:{reverse_proxy(echo())[0]}", key(binary))
+if os.environ.get("PROXY_BIN"):
+    port = echo()
+    url = f"ws://127.0.0.1:{Proxy([port]).port}/proxy/ws://127.0.0.1:{port}/?proxy_token={TOKEN}"
     agents["mcp_proxy"] = (url, key(os.environ["PROXY_BIN"]))
 if len(agents) == 1:
     sys.exit("neither REVERSE_PROXY_BIN nor PROXY_BIN is set: there is nothing to compare with")
