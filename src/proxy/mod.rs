@@ -39,6 +39,7 @@
 //! ```
 
 mod credentials;
+mod flow;
 mod frames;
 mod ping;
 mod sanitize;

@@ -54,6 +54,7 @@ fn random<const N: usize>() -> [u8; N] {
 
 /// What an end and the other have done since the last look.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not exclude each other")]
 pub(super) struct News {
     /// Bytes came from the end, or none could come because the proxy does not read.
     pub(super) heard: bool,

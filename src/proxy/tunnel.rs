@@ -5,9 +5,8 @@
 //! buffer, a busy one moves large pieces, and a stalled reader holds at most one piece. Pings of our own go between two frames.
 
 use std::{
-    cell::RefCell,
     future::Future,
-    io,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -15,21 +14,16 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, Sleep},
 };
 
 use super::{
+    flow::{Flow, Step},
     frames::{FrameReader, Verdict, WebSocketLimits, close_frame},
-    ping::{Action, End, News, PongFilter, WebSocketPing},
+    ping::{Action, End, News, WebSocketPing},
 };
 use crate::context::{ClosedBy, Outcome, RecordHandle};
-
-const PIECE: usize = 64 * 1024;
-
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into_boxed_slice());
-}
 
 /// Limits of a tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -38,188 +32,6 @@ pub(crate) struct TunnelLimits {
     pub(crate) total: Option<Duration>,
     pub(crate) websocket: WebSocketLimits,
     pub(crate) ping: Option<WebSocketPing>,
-}
-
-/// One direction.
-struct Flow {
-    kept: Vec<u8>,
-    at: usize,
-    /// How many of the kept bytes are a Ping of ours. It is put in only where nothing else is kept, so they are the first ones.
-    own: usize,
-    bytes: u64,
-    ended: bool,
-    shut: bool,
-    dirty: bool,
-    frames: Option<FrameReader>,
-    hold: Option<Pin<Box<Sleep>>>,
-    /// Keeps the answers to our Pings back, from the first Ping on.
-    pongs: Option<Box<PongFilter>>,
-    /// Since the last look: bytes were read; an answer was among them.
-    heard: bool,
-    answered: bool,
-    /// The last poll ended because the reader had nothing more, and for no other reason.
-    listening: bool,
-    seen: Seen,
-}
-
-/// How many Pings and Pongs had passed at the last look.
-#[derive(Default)]
-struct Seen {
-    pings: u32,
-    pongs: u32,
-}
-
-enum Step {
-    Ended,
-    Exceeded(u16),
-}
-
-impl Flow {
-    fn new(early: Bytes, frames: Option<FrameReader>) -> Self {
-        Self {
-            kept: early.into(),
-            at: 0,
-            own: 0,
-            bytes: 0,
-            ended: false,
-            shut: false,
-            dirty: false,
-            frames,
-            hold: None,
-            pongs: None,
-            heard: false,
-            answered: false,
-            listening: false,
-            seen: Seen::default(),
-        }
-    }
-
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, moved: &mut bool) -> Poll<io::Result<Step>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        self.listening = false;
-        SCRATCH.with_borrow_mut(|scratch| {
-            loop {
-                ready!(self.poll_write_kept(cx, writer, moved))?;
-                if self.ended {
-                    if !self.shut {
-                        ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
-                        self.shut = true;
-                    }
-                    return Poll::Ready(Ok(Step::Ended));
-                }
-                if let Some(hold) = &mut self.hold {
-                    ready!(hold.as_mut().poll(cx));
-                    self.hold = None;
-                }
-                let mut buf = ReadBuf::new(scratch);
-                match Pin::new(&mut *reader).poll_read(cx, &mut buf)? {
-                    Poll::Pending => {
-                        self.listening = true;
-                        if self.dirty {
-                            ready!(Pin::new(&mut *writer).poll_flush(cx))?;
-                            self.dirty = false;
-                        }
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(()) => {}
-                }
-                let data = buf.filled();
-                let mut rest = Vec::new();
-                let data = if data.is_empty() {
-                    self.ended = true;
-                    *moved = true;
-                    rest.extend_from_slice(self.pongs.as_mut().map(|p| p.release()).unwrap_or_default());
-                    &rest
-                } else {
-                    self.heard = true;
-                    self.without_answers(data, &mut rest)
-                };
-                if data.is_empty() {
-                    continue;
-                }
-                *moved = true;
-                if let Some(code) = self.take(cx, data, writer)? {
-                    return Poll::Ready(Ok(Step::Exceeded(code)));
-                }
-            }
-        })
-    }
-
-    /// What of the bytes that were read is for the other end.
-    fn without_answers<'a>(&mut self, data: &'a [u8], rest: &'a mut Vec<u8>) -> &'a [u8] {
-        let Some(pongs) = &mut self.pongs else { return data };
-        let (data, answered) = pongs.filter(data, rest);
-        self.answered |= answered;
-        data
-    }
-
-    /// Passes on what was just read; returns a close code if it must not pass.
-    fn take<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, data: &[u8], writer: &mut W) -> io::Result<Option<u16>> {
-        let mut data = data;
-        let mut stop = None;
-        if let Some(frames) = &mut self.frames {
-            let now = if frames.is_metered() { Instant::now().duration_since(*EPOCH) } else { Duration::ZERO };
-            if let Verdict::Stop(upto, code) = frames.read(data, now) {
-                data = data.get(..upto).unwrap_or_default();
-                stop = Some(code);
-            }
-            self.hold = frames.delay().map(|delay| Box::pin(tokio::time::sleep(delay)));
-        }
-        let mut written = 0;
-        while written < data.len() {
-            match Pin::new(&mut *writer).poll_write(cx, data.get(written..).unwrap_or_default())? {
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => written += n,
-                Poll::Pending => break,
-            }
-        }
-        self.dirty = true;
-        self.bytes += written as u64;
-        if written < data.len() {
-            self.kept = data.get(written..).unwrap_or_default().to_vec();
-            self.at = 0;
-        }
-        Ok(stop)
-    }
-
-    fn poll_write_kept<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        writer: &mut W,
-        moved: &mut bool,
-    ) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.kept.get(self.at..).filter(|rest| !rest.is_empty()) {
-            let n = ready!(Pin::new(&mut *writer).poll_write(cx, rest))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.at += n;
-            let own = n.min(self.own);
-            self.own -= own;
-            self.bytes += (n - own) as u64;
-            self.dirty = true;
-            *moved |= n > own;
-        }
-        if !self.kept.is_empty() {
-            self.kept = Vec::new();
-            self.at = 0;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn at_boundary(&self) -> bool {
-        self.kept.is_empty() && self.frames.as_ref().is_none_or(FrameReader::at_boundary)
-    }
-
-    /// Puts a Ping between two frames.
-    fn inject(&mut self, frame: Vec<u8>) {
-        self.own = frame.len();
-        self.kept = frame;
-        self.at = 0;
-    }
 }
 
 /// Our Pings to both ends, with one timer that is wound up again only when it rings or would ring too late.
@@ -285,16 +97,16 @@ fn look(end: &mut End, from: &mut Flow, to: &mut Flow, now: Instant) -> Look {
     if from.ended || to.ended {
         return Look::Nothing;
     }
-    let counts = |flow: &Flow| flow.frames.as_ref().map_or((0, 0), |f| (f.pings, f.pongs));
-    let (pings, pongs) = (counts(to).0, counts(from).1);
+    let asked = to.frames.as_ref().map_or(0, |f| f.pings);
+    let replies = from.frames.as_ref().map_or(0, |f| f.pongs);
     let news = News {
-        heard: std::mem::take(&mut from.heard) || !from.listening,
-        answered: std::mem::take(&mut from.answered) || pongs != from.seen.pongs,
-        asked: pings != to.seen.pings,
-        sending: to.own > 0,
+        heard: mem::take(&mut from.signs.heard) || !from.signs.listening,
+        answered: mem::take(&mut from.signs.answered) || replies != from.signs.pongs,
+        asked: asked != to.signs.pings,
+        sending: to.is_injecting(),
     };
-    from.seen.pongs = pongs;
-    to.seen.pings = pings;
+    from.signs.pongs = replies;
+    to.signs.pings = asked;
     match end.look(now, news) {
         Action::Wait(at) => Look::Wait(at),
         Action::Lost => Look::Lost,
@@ -308,8 +120,6 @@ fn look(end: &mut End, from: &mut Flow, to: &mut Flow, now: Instant) -> Look {
         }
     }
 }
-
-static EPOCH: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 
 /// How a tunnel ended.
 pub(crate) struct Ended {

@@ -76,11 +76,7 @@ where
             && (request.body().size_hint().exact().is_none_or(|n| n > SMALL_BODY)
                 || request.headers().contains_key(header::EXPECT));
         flow.begin(with_body);
-        let facts = Facts {
-            connect: request.method() == Method::CONNECT,
-            get: request.method() == Method::GET,
-            large_body,
-        };
+        let facts = Facts { connect: request.method() == Method::CONNECT, get: request.method() == Method::GET, large_body };
         let body_flow = with_body.then(|| Arc::clone(&flow));
         let mut request = request.map(|body| RequestBody::new(body, body_flow));
         let fault = if self.shared.streams.is_none() { flow.head_parsed(follows(&request)) } else { None };

@@ -64,6 +64,7 @@ if len(agents) == 1:
 kept = home / "verdicts"
 if os.environ.get("AUTOBAHN_FRESH"):
     shutil.rmtree(kept, ignore_errors=True)
+ran = set()
 scratch = tempfile.TemporaryDirectory(prefix="autobahn-")
 
 
@@ -92,6 +93,7 @@ def group(agent, cases):
     file = kept / f"{agent}-{agents[agent][1]}" / (re.sub(r"[^0-9.]", "x", cases) + ".json")
     if file.exists():
         return agent, cases, json.loads(file.read_text()), None
+    ran.add((agent, cases))
     begun = time.monotonic()
     try:
         found = wstest(agent, [cases])
@@ -117,6 +119,8 @@ with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("AUTOBAHN_JOBS") o
         # Ended from outside. The pool waits for its threads, and they for their children.
         stop_all()
         raise
+if known := sum(1 for a in agents for g in groups if (a, g) not in ran):
+    print(f"     {known} of {len(groups) * len(agents)} groups are known from an earlier run of the same programs", flush=True)
 verdict("every group of cases ran to its end", not broken, broken)
 
 direct = results.pop("direct")
