@@ -20,7 +20,7 @@ use portcullis::{
     limiter::{LimitStore, MemoryStore, Quota},
     mcp::{EnvelopeService, EventStreamLayer, JsonRpcErrorLayer, PeekLayer, PublicBase},
     mcp_session::McpSessionLayer,
-    proxy::{ProxyService, WebSocketLimits},
+    proxy::{ProxyService, WebSocketLimits, WebSocketPing},
     proxy_token::{FailureLimit, ProxyTokenLayer, TokenSource},
     rate_limit::{ByClient, ByPrincipal, Policy, RateLimitHandle, RateLimitLayer, RequestView, is_mcp_probe},
     request_head::RequestHeadLayer,
@@ -218,6 +218,7 @@ pub fn build(
         .tunnel_idle_timeout(span(limits.stream_idle_timeout))
         .tunnel_total_timeout(limits.tunnel_lifetime.get().map(|s| s.0))
         .websocket_limits(websocket(config)?)
+        .websocket_ping(websocket_ping(config)?)
         .expose_errors(config.file.expose_errors)
         .shutdown(server.shutdown_signal())
         .track_tunnels(move || tunnels.track())
@@ -487,6 +488,15 @@ fn websocket(config: &Config) -> Result<WebSocketLimits, Invalid> {
         websocket = websocket.bytes_per_second(size.0);
     }
     Ok(websocket)
+}
+
+fn websocket_ping(config: &Config) -> Result<Option<WebSocketPing>, Invalid> {
+    let limits = &config.file.limits;
+    let Some(Span(interval)) = limits.websocket_ping.get() else { return Ok(None) };
+    if interval.is_zero() || limits.websocket_pong.0.is_zero() {
+        return Err(Invalid::new("limits.websocket_ping, limits.websocket_pong: no time at all; \"off\" turns the Pings off"));
+    }
+    Ok(Some(WebSocketPing::every(interval).timeout(limits.websocket_pong.0)))
 }
 
 fn tls_files(config: &Config) -> Result<Option<TlsFiles>, Invalid> {

@@ -5,7 +5,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, Bytes};
@@ -13,7 +13,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::{drain::StreamEnd, flow::Flow};
+use super::{
+    drain::StreamEnd,
+    flow::Flow,
+    streams::{Round, Streams},
+};
 use crate::rejection::{Rejection, RejectionKind};
 
 /// The request body that [`Server`](super::Server) hands to the service: hyper's, with the server's time limits, or one that had
@@ -193,39 +197,58 @@ impl Drop for ReplyGuard {
     }
 }
 
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
 pin_project! {
     /// The service's response body under the server's eyes.
     #[derive(Debug)]
-    pub struct ReplyBody<B> {
+    pub(super) struct ReplyBody<B> {
         #[pin]
         inner: B,
         guard: ReplyGuard,
-        per_stream: bool,
+        streams: Option<Arc<Streams>>,
         end: Option<StreamEnd>,
+        failed: Option<(BoxError, Round)>,
     }
 }
 
 impl<B> ReplyBody<B> {
-    /// `per_stream`: HTTP/2, where only the body shows whether the client takes its bytes. `end`: an event stream that the
-    /// drain may end.
-    pub(super) fn new(inner: B, guard: ReplyGuard, per_stream: bool, end: Option<StreamEnd>) -> Self {
-        Self { inner, guard, per_stream, end }
+    /// `streams`: HTTP/2, where only the body shows whether the client takes its bytes. `end`: an event stream that the drain may
+    /// end.
+    pub(super) fn new(inner: B, guard: ReplyGuard, streams: Option<Arc<Streams>>, end: Option<StreamEnd>) -> Self {
+        Self { inner, guard, streams, end, failed: None }
     }
 }
 
-impl<B: Body> Body for ReplyBody<B> {
+impl<B> Body for ReplyBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let me = self.project();
-        let result = me.inner.poll_frame(cx);
-        if *me.per_stream {
+        if let (Some((_, round)), Some(streams)) = (&me.failed, &me.streams) {
+            ready!(streams.poll_round(*round, cx));
+            return Poll::Ready(me.failed.take().map(|(error, _)| Err(error)));
+        }
+        let result = me.inner.poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)));
+        if let Some(streams) = me.streams {
             let bytes = match &result {
                 Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, |d| d.remaining() as u64),
                 _ => 0,
             };
             me.guard.flow().reply_polled(result.is_pending(), bytes);
+            if let Poll::Ready(Some(Err(error))) = result {
+                // The error resets the stream, and a reset throws away what is queued for it: without a word more the client
+                // would not even see the head. So the connection's task gets the time to write that out.
+                me.guard.flow().reply_polled(true, 0);
+                let round = streams.round_after_next();
+                *me.failed = Some((error, round));
+                return streams.poll_round(round, cx).map(|()| me.failed.take().map(|(error, _)| Err(error)));
+            }
         }
         if result.is_pending()
             && let Some(end) = me.end

@@ -70,9 +70,9 @@ impl Connection {
             flow.without_framing();
         }
         let mut io = Box::new(Io::new(opened.stream, opened.prefix, Arc::clone(&flow), Some(place.permit)));
-        let shared = Shared { info: opened.info, stages: Arc::clone(&inner.stages), hsts: inner.settings.hsts.clone() };
-        let shared = Arc::new(shared);
         let streams = opened.h2.then(Arc::<Streams>::default);
+        let (info, stages, hsts) = (opened.info, Arc::clone(&inner.stages), inner.settings.hsts.clone());
+        let shared = Arc::new(Shared { info, stages, hsts, streams: streams.clone() });
         let mut keeper =
             Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&inner.settings.times), Arc::clone(&inner.counters));
         let mut service = service;
@@ -85,7 +85,7 @@ impl Connection {
             }
         }
         let io = TokioIo::new(io);
-        let adapter = Adapter::new(service, shared, flow, streams.clone());
+        let adapter = Adapter::new(service, shared, flow);
         let end = match streams {
             None => {
                 let connection = inner.settings.h1.serve_connection(io, adapter).with_upgrades();

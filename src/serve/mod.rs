@@ -59,7 +59,7 @@ mod streams;
 #[cfg(feature = "tls")]
 mod tls;
 
-pub use body::{BodyError, ReplyBody, RequestBody};
+pub use body::{BodyError, RequestBody};
 pub use drain::{Drained, TunnelGuard, Tunnels};
 pub use server::{Builder, Server, check_listener};
 pub use stats::ConnectionStats;

@@ -39,7 +39,7 @@ use self::{
     reply::{Framing, Out},
 };
 use super::{
-    body::{ReplyBody, RequestBody},
+    body::{BoxError, ReplyBody, RequestBody},
     flow::Flow,
     io::Io,
     service::{Facts, ReplyFuture, Shared, begin},
@@ -102,6 +102,7 @@ impl<S, B> Connection<S, B>
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body,
+    B::Error: Into<BoxError>,
 {
     pub(super) fn new(mut io: Box<Io>, service: S, shared: Arc<Shared>, flow: Arc<Flow>) -> Self {
         let read = io.take_prefix();
@@ -158,7 +159,7 @@ where
         self.flow.begin(false);
         self.flow.whole_body(request.body().size_hint().lower());
         RequestContext::of_mut(request.extensions_mut()).set_connection(self.shared.info.clone());
-        let facts = Facts { connect: false, get: *request.method() == Method::GET, large_body: false, per_stream: false };
+        let facts = Facts { connect: false, get: *request.method() == Method::GET, large_body: false };
         self.method.clone_from(request.method());
         (self.close, self.trailers) = (close || self.leaving, trailers);
         self.call.set(Some(begin(service, request, facts, Arc::clone(&self.flow), &self.shared)));
@@ -307,6 +308,7 @@ impl<S, B> Future for Connection<S, B>
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body,
+    B::Error: Into<BoxError>,
 {
     type Output = Direct<S>;
 
