@@ -1,59 +1,84 @@
 //! SIGHUP and changed files.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
-use portcullis::clock::{Clock as _, SystemClock};
+use portcullis::{
+    clock::{Clock as _, SystemClock},
+    stores::{Change, FileError, WatchedFile},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::Handles,
+    app::Live,
     config::{Config, Overrides},
 };
 
-type Stamp = Vec<Option<(SystemTime, u64)>>;
+/// How often the files are looked at. A file that is written in place is read when two looks have found it alike.
+const EVERY: Duration = Duration::from_secs(1);
 
-fn stamp(files: &[PathBuf]) -> Stamp {
-    files.iter().map(|f| std::fs::metadata(f).ok().and_then(|m| Some((m.modified().ok()?, m.len())))).collect()
-}
+/// The files that a configuration was read from.
+struct Files(Vec<WatchedFile<()>>);
 
-fn files(overrides: &Overrides, config: &Config) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = overrides.config.iter().cloned().collect();
-    if let Some(tls) = &config.file.tls {
-        files.extend([&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).map(|f| config.path(f)));
+impl Files {
+    fn of(overrides: &Overrides, config: &Config) -> Result<Self, FileError> {
+        let tls = config.file.tls.iter().flat_map(|tls| [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca));
+        let paths = overrides.config.iter().cloned().chain(tls.map(|f| config.path(f)));
+        // Only whether it has changed is asked of each; what they say together is read by `Config::load`.
+        let open = |path| WatchedFile::open(path, |_| Ok(())).map(|(file, ())| file);
+        Ok(Self(paths.map(open).collect::<Result<_, _>>()?))
     }
-    files
+
+    /// Whether one of them has another content; a file that has gone is said once.
+    fn changed(&self, look: impl Fn(&WatchedFile<()>) -> Change<()>) -> bool {
+        let mut changed = false;
+        for file in &self.0 {
+            match look(file) {
+                Change::None => {}
+                Change::Content(()) => changed = true,
+                Change::Failed(error) => eprintln!("not reloaded, the old one stays in force: {error}"),
+            }
+        }
+        changed
+    }
 }
 
 /// Watches for ever. `reopen` is called on SIGHUP, for whoever rotates the audit file.
-pub async fn watch(overrides: Overrides, config: Config, handles: Arc<Handles>, reopen: impl Fn()) {
+pub async fn watch(overrides: Overrides, started: Config, live: Live, reopen: impl Fn()) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    let mut files = files(&overrides, &config);
-    let mut seen = stamp(&files);
-    drop(config);
+    let mut every = tokio::time::interval(EVERY);
+    let mut files = match Files::of(&overrides, &started) {
+        Ok(files) => files,
+        Err(error) => {
+            eprintln!("the configuration is not watched, only SIGHUP reloads it: {error}");
+            Files(Vec::new())
+        }
+    };
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
-            _ = second.tick() => false,
+            _ = every.tick() => false,
         };
-        handles.tick(SystemClock.wall());
-        let now = stamp(&files);
+        live.tick(SystemClock.wall());
         if asked {
             reopen();
-        } else if now == seen {
+            // What is read below is not news at the next look.
+            files.changed(WatchedFile::reload);
+        } else if !files.changed(WatchedFile::poll) {
             continue;
         }
-        seen = now;
-        let loaded = Config::load(&overrides).and_then(|config| handles.reload(&config).map(|()| config));
+        let loaded = Config::load(&overrides).and_then(|config| live.reload(&config).map(|()| config));
         match loaded {
             Ok(config) => {
-                files = self::files(&overrides, &config);
-                seen = stamp(&files);
-                eprintln!("reloaded: tokens, policy and limits");
+                match Files::of(&overrides, &config) {
+                    Ok(next) => files = next,
+                    // It goes with a file that was replaced in between, which the next look finds.
+                    Err(error) => eprintln!("{error}"),
+                }
+                let waiting = config.waits_for_restart(&started);
+                match waiting.is_empty() {
+                    true => eprintln!("reloaded"),
+                    false => eprintln!("reloaded; changed, but as they were until a restart: {}", waiting.join(", ")),
+                }
             }
             Err(error) => eprintln!("not reloaded, the old one stays in force: {error}"),
         }
