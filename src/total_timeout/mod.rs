@@ -20,7 +20,7 @@
 //! # Deployment
 //! It has a timer of its own, made when a limit is set and the inner service is not ready at once: the timers of connection and
 //! forwarder belong to one step each, and stand still while a client does not take what is there. A server that keeps time for
-//! slow readers finds the moment in the response's extensions ([`Deadline`](crate::context::Deadline)); [`serve`](crate) cuts
+//! slow readers finds the moment in the response's extensions ([`Deadline`](crate::context::Deadline)); this crate's `serve` cuts
 //! such a connection then. Behind another server a client that reads nothing is only noticed when it reads again.
 //!
 //! # Example
