@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     app::Live,
-    config::{Config, Overrides},
+    config::{Config, Invalid, Overrides},
 };
 
 /// How often the files are looked at. A file that is written in place is read when two looks have found it alike.
@@ -20,12 +20,27 @@ const EVERY: Duration = Duration::from_secs(1);
 struct Files(Vec<WatchedFile<()>>);
 
 impl Files {
-    fn of(overrides: &Overrides, config: &Config) -> Result<Self, FileError> {
+    /// Goes over to the files of another configuration. One that is watched already stays so, and what happened to it since it was
+    /// looked at is found at the next look.
+    fn follow(&mut self, overrides: &Overrides, config: &Config) -> Result<(), FileError> {
         let tls = config.file.tls.iter().flat_map(|tls| [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca));
-        let paths = overrides.config.iter().cloned().chain(tls.map(|f| config.path(f)));
-        // Only whether it has changed is asked of each; what they say together is read by `Config::load`.
-        let open = |path| WatchedFile::open(path, |_| Ok(())).map(|(file, ())| file);
-        Ok(Self(paths.map(open).collect::<Result<_, _>>()?))
+        let mut files = Vec::new();
+        for path in overrides.config.iter().cloned().chain(tls.map(|f| config.path(f))) {
+            if let Some(at) = self.0.iter().position(|f| f.path() == path) {
+                files.push(self.0.swap_remove(at));
+                continue;
+            }
+            // Only whether it has changed is asked of each; what they say together is read by `Config::load`.
+            match WatchedFile::open(path, |_| Ok(())) {
+                Ok((file, ())) => files.push(file),
+                Err(error) => {
+                    self.0.append(&mut files);
+                    return Err(error);
+                }
+            }
+        }
+        self.0 = files;
+        Ok(())
     }
 
     /// Whether one of them has another content; a file that has gone is said once.
@@ -46,13 +61,10 @@ impl Files {
 pub async fn watch(overrides: Overrides, started: Config, live: Live, reopen: impl Fn()) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let mut every = tokio::time::interval(EVERY);
-    let mut files = match Files::of(&overrides, &started) {
-        Ok(files) => files,
-        Err(error) => {
-            eprintln!("the configuration is not watched, only SIGHUP reloads it: {error}");
-            Files(Vec::new())
-        }
-    };
+    let mut files = Files(Vec::new());
+    if let Err(error) = files.follow(&overrides, &started) {
+        eprintln!("not watched, only SIGHUP reloads: {error}");
+    }
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
@@ -66,21 +78,24 @@ pub async fn watch(overrides: Overrides, started: Config, live: Live, reopen: im
         } else if !files.changed(WatchedFile::poll) {
             continue;
         }
-        let loaded = Config::load(&overrides).and_then(|config| live.reload(&config).map(|()| config));
-        match loaded {
+        match load(&overrides, &live, &mut files) {
             Ok(config) => {
-                match Files::of(&overrides, &config) {
-                    Ok(next) => files = next,
-                    // It goes with a file that was replaced in between, which the next look finds.
-                    Err(error) => eprintln!("{error}"),
-                }
                 let waiting = config.waits_for_restart(&started);
-                match waiting.is_empty() {
-                    true => eprintln!("reloaded"),
-                    false => eprintln!("reloaded; changed, but as they were until a restart: {}", waiting.join(", ")),
+                if waiting.is_empty() {
+                    eprintln!("reloaded");
+                } else {
+                    eprintln!("reloaded; changed, but as they were until a restart: {}", waiting.join(", "));
                 }
             }
             Err(error) => eprintln!("not reloaded, the old one stays in force: {error}"),
         }
     }
+}
+
+fn load(overrides: &Overrides, live: &Live, files: &mut Files) -> Result<Config, Invalid> {
+    let config = Config::load(overrides)?;
+    // Before what is in them is put in force, so that no change falls in between.
+    files.follow(overrides, &config).map_err(|e| Invalid::new(e.to_string()))?;
+    live.reload(&config)?;
+    Ok(config)
 }

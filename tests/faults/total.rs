@@ -163,7 +163,7 @@ async fn over_http2_the_stream_is_reset_and_its_neighbour_goes_on() {
     let ((stack, mut records), target) = (stack(false).await, target().await);
     let socket = TcpStream::connect(stack.addr).await.unwrap();
     let (mut sender, connection) =
-        h2::client::Builder::new().initial_connection_window_size(1 << 20).handshake(socket).await.unwrap();
+        h2::client::Builder::new().initial_connection_window_size(1 << 20).handshake::<_, Bytes>(socket).await.unwrap();
     tokio::spawn(connection);
     let started = Instant::now();
     let mut ask = |path: &str| {

@@ -83,8 +83,6 @@ async fn hosts_and_origins_change_on_open_connections_too() {
     reload(&proxy, &usual).await;
     assert_eq!(connection.get(&path, "proxy.example.com", None).await.status, 421);
     assert_eq!(connection.get(&path, &host, Some(APP)).await.status, 403);
-    // The targets' connections have outlived all of it.
-    assert_eq!(upstream.connected(), 1);
 }
 
 #[tokio::test]
