@@ -27,7 +27,7 @@ use super::{
     io::{Io, Stream, sniff},
     keeper::{Keeper, Verdict},
     proxy_protocol::{self, ProxyHeaderError},
-    server::Inner,
+    server::{H2Settings, Inner, PerConnection},
     service::{Adapter, Shared},
     stats::Counter,
     streams::{StreamExecutor, Streams},
@@ -64,7 +64,8 @@ impl Connection {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let Self { inner, peer, place } = self;
-        let Some(opened) = open_in_time(&inner, stream, peer).await else { return };
+        let live = inner.settings.live();
+        let Some(opened) = open_in_time(&inner, &live, stream, peer).await else { return };
         let flow = Arc::new(Flow::default());
         if opened.h2 {
             flow.without_framing();
@@ -73,8 +74,7 @@ impl Connection {
         let streams = opened.h2.then(Arc::<Streams>::default);
         let (info, stages, hsts) = (opened.info, Arc::clone(&inner.stages), inner.settings.hsts.clone());
         let shared = Arc::new(Shared { info, stages, hsts, streams: streams.clone() });
-        let mut keeper =
-            Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&inner.settings.times), Arc::clone(&inner.counters));
+        let mut keeper = Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&live.times), Arc::clone(&inner.counters));
         let mut service = service;
         if streams.is_none() {
             let connection = direct::Connection::new(io, service, Arc::clone(&shared), Arc::clone(&flow));
@@ -88,11 +88,11 @@ impl Connection {
         let adapter = Adapter::new(service, shared, flow);
         let end = match streams {
             None => {
-                let connection = inner.settings.h1.serve_connection(io, adapter).with_upgrades();
+                let connection = live.h1.serve_connection(io, adapter).with_upgrades();
                 drive(connection, UpgradeableConnection::graceful_shutdown, &mut keeper, &inner.stages).await
             }
             Some(streams) => {
-                let connection = h2_builder(&inner, &streams).serve_connection(io, adapter);
+                let connection = h2_builder(&live.h2, &streams).serve_connection(io, adapter);
                 let end = drive(connection, http2::Connection::graceful_shutdown, &mut keeper, &inner.stages).await;
                 streams.abort_all();
                 end
@@ -107,8 +107,7 @@ impl Connection {
     }
 }
 
-fn h2_builder(inner: &Inner, streams: &Arc<Streams>) -> http2::Builder<StreamExecutor> {
-    let settings = &inner.settings.h2;
+fn h2_builder(settings: &H2Settings, streams: &Arc<Streams>) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(StreamExecutor(Arc::clone(streams)));
     builder
         .timer(TokioTimer::new())
@@ -126,8 +125,8 @@ fn h2_builder(inner: &Inner, streams: &Arc<Streams>) -> http2::Builder<StreamExe
 }
 
 /// Everything before HTTP has the header time together, and is dropped when the drain begins: no request is in flight yet.
-async fn open_in_time(inner: &Arc<Inner>, stream: TcpStream, peer: SocketAddr) -> Option<Opened> {
-    let mut opening = pin!(tokio::time::timeout(inner.settings.times.header, open(inner, stream, peer)));
+async fn open_in_time(inner: &Inner, live: &PerConnection, stream: TcpStream, peer: SocketAddr) -> Option<Opened> {
+    let mut opening = pin!(tokio::time::timeout(live.times.header, open(inner, live, stream, peer)));
     let mut draining = pin!(inner.stages.reached(Stage::Draining));
     let opened = std::future::poll_fn(|cx| match opening.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -147,9 +146,9 @@ async fn open_in_time(inner: &Arc<Inner>, stream: TcpStream, peer: SocketAddr) -
     }
 }
 
-async fn open(inner: &Inner, stream: TcpStream, peer: SocketAddr) -> io::Result<Opened> {
+async fn open(inner: &Inner, live: &PerConnection, stream: TcpStream, peer: SocketAddr) -> io::Result<Opened> {
     let (mut stream, mut peer) = (stream, peer);
-    if let Some(trusted) = &inner.settings.trusted_balancers {
+    if let Some(trusted) = &live.trusted_balancers {
         let told = if proxy_protocol::is_trusted(trusted, peer.ip()) {
             proxy_protocol::read(&mut stream).await
         } else {

@@ -126,6 +126,14 @@ impl Keeper {
         let mut next = None;
         if blocked {
             next = self.look_at_writes(now)?;
+            // While the socket takes nothing nobody asks the reply's body, which would know that its time is over.
+            if let Some(at) = self.flow.deadline() {
+                if now >= at {
+                    self.counters.add(Counter::Overdue);
+                    return Err(Verdict::Close);
+                }
+                next = Some(next.map_or(at, |n| n.min(at)));
+            }
         } else if let Some((limit, counter)) = match phase {
             Phase::Idle if key.1 == 0 => Some((self.times.header, Counter::HeaderTimeouts)),
             Phase::Idle => Some((self.times.keep_alive, Counter::IdleCloses)),
@@ -184,9 +192,10 @@ impl Keeper {
             if now >= self.since + TICK {
                 self.since = now;
                 if let Some(streams) = &self.streams {
-                    let (stalled, reset) = streams.sweep(now, &self.times.read, &self.times.write);
-                    self.counters.add_many(Counter::BodyStalls, stalled);
-                    self.counters.add_many(Counter::WriteStalls, reset);
+                    let swept = streams.sweep(now, &self.times.read, &self.times.write);
+                    self.counters.add_many(Counter::BodyStalls, swept.stalled);
+                    self.counters.add_many(Counter::WriteStalls, swept.reset);
+                    self.counters.add_many(Counter::Overdue, swept.overdue);
                 }
             }
             self.since + TICK

@@ -24,7 +24,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
-    context::{ConnectionInfo, RequestContext},
+    context::{ConnectionInfo, Deadline, RequestContext},
     mcp_wire::is_event_stream,
 };
 
@@ -172,6 +172,9 @@ fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared:
         flow.upgrade();
     } else if shared.streams.is_none() && (flow.malformed() || facts.large_body && flow.body_unread()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(deadline) = response.extensions().get::<Deadline>() {
+        flow.reply_ends_by(deadline.at().into());
     }
     flow.reply_started();
     if let Some(hsts) = &shared.hsts {

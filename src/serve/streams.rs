@@ -51,6 +51,17 @@ struct Stream {
     write: Pace,
 }
 
+/// What a look at all streams has come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Swept {
+    /// Request bodies that were failed.
+    pub(super) stalled: u64,
+    /// Streams that were reset because the client takes nothing.
+    pub(super) reset: u64,
+    /// Streams that were reset because their reply has to be at its end, and the client has not taken it.
+    pub(super) overdue: u64,
+}
+
 impl Streams {
     fn with<R>(&self, f: impl FnOnce(&mut Table) -> R) -> R {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -116,28 +127,30 @@ impl Streams {
         flow
     }
 
-    /// Looks at every stream. Returns how many bodies were failed and how many streams were reset.
-    pub(super) fn sweep(&self, now: Instant, read: &PaceLimit, write: &PaceLimit) -> (u64, u64) {
-        let (mut stalled, mut reset) = (0, 0);
+    /// Looks at every stream.
+    pub(super) fn sweep(&self, now: Instant, read: &PaceLimit, write: &PaceLimit) -> Swept {
+        let mut swept = Swept::default();
         self.with(|t| {
             for stream in t.slots.iter_mut().flatten() {
                 if stream.flow.body_open() {
                     let waited = stream.flow.body_waited();
                     if stream.read.observe(read, now, waited, stream.flow.bytes_in()).is_err() && !stream.flow.body_timed_out() {
-                        stalled += 1;
+                        swept.stalled += 1;
                         stream.flow.time_out_body();
                     }
                 }
                 let blocked = stream.flow.reply_blocked();
-                if stream.write.observe(write, now, blocked, stream.flow.bytes_out()).is_err()
+                let stalled = stream.write.observe(write, now, blocked, stream.flow.bytes_out()).is_err();
+                let overdue = blocked && stream.flow.deadline().is_some_and(|at| now >= at);
+                if (stalled || overdue)
                     && let Some(abort) = stream.abort.take()
                 {
-                    reset += 1;
+                    *if stalled { &mut swept.reset } else { &mut swept.overdue } += 1;
                     abort.abort();
                 }
             }
         });
-        (stalled, reset)
+        swept
     }
 
     pub(super) fn abort_all(&self) {

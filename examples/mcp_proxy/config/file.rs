@@ -246,11 +246,25 @@ pub enum OnRedisFailure {
 pub struct Audit {
     /// `-` is standard output; `off` writes nothing.
     pub path: String,
+    pub rotate: Rotate,
+    /// How many files, the open one among them. Not given: all.
+    pub keep: Option<usize>,
+}
+
+/// When the audit goes on in a new file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotate {
+    /// By others, with SIGHUP.
+    #[default]
+    Never,
+    Hourly,
+    Daily,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { path: "off".into() }
+        Self { path: "off".into(), rotate: Rotate::Never, keep: None }
     }
 }
 
