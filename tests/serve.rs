@@ -113,6 +113,15 @@ async fn answer(
             let frames = (0..1024).map(move |_| Ok::<_, Infallible>(http_body::Frame::data(chunk.clone())));
             Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed())
         }
+        "/late" => {
+            let many = std::iter::repeat_n(Bytes::from(vec![b'x'; 64 * 1024]), 128);
+            let many = futures_util::stream::iter(many.map(|chunk| Ok::<_, Infallible>(http_body::Frame::data(chunk))));
+            let last = futures_util::stream::once(async {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                Ok(http_body::Frame::data(Bytes::from("last words")))
+            });
+            Response::new(StreamBody::new(futures_util::StreamExt::chain(many, last)).boxed())
+        }
         "/events" => {
             let first = futures_util::stream::iter([Ok::<_, Infallible>(http_body::Frame::data(Bytes::from("data: 1\n\n")))]);
             let rest = futures_util::stream::pending();
@@ -408,7 +417,7 @@ async fn the_drain_lets_requests_finish_and_tells_tunnels() {
     tunnel.write_all(b"GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await.unwrap();
     assert!(read_response(&mut tunnel).await.starts_with("http/1.1 101"));
     // A tunnel is nobody's business for the time limits.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     tunnel.write_all(b"ping").await.unwrap();
     let mut buf = [0; 4];
     tunnel.read_exact(&mut buf).await.unwrap();
@@ -730,6 +739,28 @@ mod tls {
         assert_eq!(read_to_end(&mut stream).await.0, "");
         let took = started.elapsed();
         assert!(took > Duration::from_millis(400) && took < Duration::from_secs(1), "{took:?}");
+    }
+
+    /// The last bytes wait in the TLS session for a reader that is slower than the server; then there is silence.
+    #[tokio::test]
+    async fn a_slow_reader_who_has_caught_up_is_no_stalled_one() {
+        let ca = Ca::new();
+        let builder = short().write_idle_timeout(Duration::from_secs(2));
+        let server = Running::start(builder.tls(Tls::new(&ca.files()).unwrap())).await;
+        let mut stream = connect(&server, &ca.client(&[], None)).await.unwrap();
+        stream.write_all(b"GET /late HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let (mut tail, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let n = stream.read(&mut piece).await.expect("the connection was cut");
+            if n == 0 {
+                break;
+            }
+            tail.extend_from_slice(&piece[..n]);
+            tail.drain(..tail.len().saturating_sub(100));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(tail.ends_with(b"last words\r\n0\r\n\r\n"), "{}", String::from_utf8_lossy(&tail));
+        assert_eq!(server.server.stats().write_stalls, 0);
     }
 
     #[tokio::test]

@@ -258,6 +258,12 @@ impl Flow {
         }
     }
 
+    pub(super) fn socket_flushed(&self) {
+        if self.has(WRITE_BLOCKED) {
+            self.clear(WRITE_BLOCKED);
+        }
+    }
+
     pub(super) fn socket_full(&self) {
         if !self.has(WRITE_BLOCKED) {
             self.set(WRITE_BLOCKED);

@@ -155,8 +155,11 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let me = self.get_mut();
         let result = each!(&mut me.stream, io => Pin::new(io).poll_flush(cx));
-        if result.is_pending() {
-            me.flow.socket_full();
+        match &result {
+            Poll::Pending => me.flow.socket_full(),
+            // TLS keeps bytes of its own, and their last ones go out here.
+            Poll::Ready(Ok(())) => me.flow.socket_flushed(),
+            Poll::Ready(Err(_)) => {}
         }
         result
     }

@@ -14,7 +14,8 @@
 //!    so that the client sees the 413 or 401 and not a reset.
 //! 5. At most 10,000 connections, tunnels included; one more gets 503 with `Retry-After`.
 //! 6. HTTP/2: 100 streams, windows of 64 KiB and 1 MiB, pings, extended CONNECT (RFC 8441), few tolerated resets. Without TLS
-//!    it is recognised by its preface, with TLS by ALPN.
+//!    it is recognised by its preface, with TLS by ALPN. A reply that breaks off resets its stream only after its head and what
+//!    else was queued have been written: h2 throws away what is queued when it resets.
 //! 7. On shutdown the listener closes, idle connections close, requests in flight may finish, tunnels are told and waited for.
 //!    What has not ended within the drain time is cut; [`Drained`] says how much.
 //!
