@@ -77,7 +77,11 @@ fn run(cli: Cli) -> Result<(), Invalid> {
     }
     let overrides = Overrides::from_env(cli.config, cli.listen)?;
     let config = Config::load(&overrides)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
+    // With one processor, workers would only hand tasks to each other.
+    let one = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+    let mut runtime =
+        if one { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    let runtime = runtime.enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
     if cli.check_config {
         let _inside = runtime.enter();
         app::check(&config)?;

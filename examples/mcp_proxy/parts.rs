@@ -8,7 +8,7 @@ use portcullis::{
     egress::{EgressPolicy, Exception},
     limiter::{LimitStore, MemoryStore, Quota},
     mcp::PublicBase,
-    proxy::WebSocketLimits,
+    proxy::{WebSocketLimits, WebSocketPing},
     rate_limit::{ByClient, ByPrincipal, Policy, RequestView, is_mcp_probe},
     request_head::RequestHeadLayer,
     serve::{Builder, ClientAuth, Server, Tls, TlsFiles},
@@ -212,6 +212,15 @@ pub fn websocket(config: &Config) -> Result<WebSocketLimits, Invalid> {
         websocket = websocket.bytes_per_second(size.0);
     }
     Ok(websocket)
+}
+
+pub fn websocket_ping(config: &Config) -> Result<Option<WebSocketPing>, Invalid> {
+    let limits = &config.file.limits;
+    let Some(Span(interval)) = limits.websocket_ping.get() else { return Ok(None) };
+    if interval.is_zero() || limits.websocket_pong.0.is_zero() {
+        return Err(Invalid::new("limits.websocket_ping, limits.websocket_pong: no time at all; \"off\" turns the Pings off"));
+    }
+    Ok(Some(WebSocketPing::every(interval).timeout(limits.websocket_pong.0)))
 }
 
 pub fn tls_files(config: &Config) -> Result<Option<TlsFiles>, Invalid> {

@@ -135,6 +135,7 @@ fn proxy(config: &Config, kept: &Kept) -> Result<ProxyService, Invalid> {
         .tunnel_idle_timeout(parts::span(limits.stream_idle_timeout))
         .tunnel_total_timeout(limits.tunnel_lifetime.get().map(|s| s.0))
         .websocket_limits(parts::websocket(config)?)
+        .websocket_ping(parts::websocket_ping(config)?)
         .expose_errors(file.expose_errors)
         .shutdown(kept.server.shutdown_signal())
         .track_tunnels(move || tunnels.track());

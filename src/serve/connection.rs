@@ -11,6 +11,7 @@ use std::{
     task::Poll,
 };
 
+use bytes::BytesMut;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::server::conn::{http1::UpgradeableConnection, http2};
@@ -20,9 +21,10 @@ use tower_service::Service;
 
 use super::{
     body::RequestBody,
+    direct::{self, Direct},
     drain::{Stage, Stages, TunnelGuard},
     flow::Flow,
-    io::{Io, Prefix, Stream},
+    io::{Io, Stream, sniff},
     keeper::{Keeper, Verdict},
     proxy_protocol::{self, ProxyHeaderError},
     server::{H2Settings, Inner, PerConnection},
@@ -47,7 +49,7 @@ pub(super) struct Connection {
 /// What the first bytes have shown.
 struct Opened {
     stream: Stream,
-    prefix: Prefix,
+    prefix: BytesMut,
     h2: bool,
     info: ConnectionInfo,
 }
@@ -68,20 +70,30 @@ impl Connection {
         if opened.h2 {
             flow.without_framing();
         }
-        let io = TokioIo::new(Io::new(opened.stream, opened.prefix, Arc::clone(&flow), Some(place.permit)));
-        let shared = Shared { info: opened.info, stages: Arc::clone(&inner.stages), hsts: inner.settings.hsts.clone() };
-        let shared = Arc::new(shared);
+        let mut io = Box::new(Io::new(opened.stream, opened.prefix, Arc::clone(&flow), Some(place.permit)));
         let streams = opened.h2.then(Arc::<Streams>::default);
-        let keeper = Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&live.times), Arc::clone(&inner.counters));
-        let adapter = Adapter::new(service, shared, flow, streams.clone());
+        let (info, stages, hsts) = (opened.info, Arc::clone(&inner.stages), inner.settings.hsts.clone());
+        let shared = Arc::new(Shared { info, stages, hsts, streams: streams.clone() });
+        let mut keeper = Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&live.times), Arc::clone(&inner.counters));
+        let mut service = service;
+        if streams.is_none() {
+            let connection = direct::Connection::new(io, service, Arc::clone(&shared), Arc::clone(&flow));
+            let leave = |c: Pin<&mut direct::Connection<S, B>>| c.get_mut().leave();
+            match drive(connection, leave, &mut keeper, &inner.stages).await {
+                Some(Direct::HandOver { io: rest, service: same }) => (io, service) = (rest, same),
+                Some(Direct::Ended) | None => return,
+            }
+        }
+        let io = TokioIo::new(io);
+        let adapter = Adapter::new(service, shared, flow);
         let end = match streams {
             None => {
                 let connection = live.h1.serve_connection(io, adapter).with_upgrades();
-                drive(connection, UpgradeableConnection::graceful_shutdown, keeper, &inner.stages).await
+                drive(connection, UpgradeableConnection::graceful_shutdown, &mut keeper, &inner.stages).await
             }
             Some(streams) => {
                 let connection = h2_builder(&live.h2, &streams).serve_connection(io, adapter);
-                let end = drive(connection, http2::Connection::graceful_shutdown, keeper, &inner.stages).await;
+                let end = drive(connection, http2::Connection::graceful_shutdown, &mut keeper, &inner.stages).await;
                 streams.abort_all();
                 end
             }
@@ -157,18 +169,20 @@ async fn open(inner: &Inner, live: &PerConnection, stream: TcpStream, peer: Sock
         let h2 = session.alpn_protocol() == Some(b"h2");
         let certs = session.peer_certificates().map(|chain| chain.iter().map(|c| Box::from(c.as_ref())).collect());
         let info = ConnectionInfo::new(peer).with_tls(certs);
-        return Ok(Opened { stream: Stream::Tls(Box::new(stream)), prefix: Prefix::default(), h2, info });
+        return Ok(Opened { stream: Stream::Tls(Box::new(stream)), prefix: BytesMut::new(), h2, info });
     }
     let mut stream = Stream::Plain(stream);
-    let (prefix, h2) = Prefix::sniff(&mut stream).await?;
+    let (prefix, h2) = sniff(&mut stream).await?;
     Ok(Opened { stream, prefix, h2, info: ConnectionInfo::new(peer) })
 }
 
 /// Polls hyper's connection, the shutdown and the time-keeper in one task. `None`: the server ended it.
-async fn drive<C>(connection: C, goodbye: impl Fn(Pin<&mut C>), mut keeper: Keeper, stages: &Stages) -> Option<hyper::Result<()>>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
+async fn drive<C: Future>(
+    connection: C,
+    goodbye: impl Fn(Pin<&mut C>),
+    keeper: &mut Keeper,
+    stages: &Stages,
+) -> Option<C::Output> {
     let mut connection = pin!(connection);
     let mut changed = pin!(stages.changed());
     let mut seen = Stage::Running;

@@ -187,6 +187,11 @@ impl Flow {
         }
     }
 
+    /// A body that came with its head.
+    pub(super) fn whole_body(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Relaxed);
+    }
+
     pub(super) fn body_ended(&self) {
         self.clear(BODY_OPEN | BODY_WAITED);
     }
@@ -236,6 +241,11 @@ impl Flow {
         if self.framing().read(data).is_err() {
             self.set(MALFORMED);
         }
+        self.head_bytes();
+    }
+
+    /// Bytes are there that belong to the next head, unless they are the current body's.
+    pub(super) fn head_bytes(&self) {
         if !self.has(BODY_OPEN | HEAD_BYTES) {
             self.set(HEAD_BYTES);
         }

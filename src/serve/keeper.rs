@@ -72,6 +72,9 @@ impl Keeper {
 
     /// Looks at the connection before its task sleeps. `Pending` has arranged for the next look.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        if let Some(streams) = self.streams.as_ref().filter(|_| !self.flow.write_blocked()) {
+            streams.round_ended(cx.waker());
+        }
         let next = if self.streams.is_some() { self.look_h2() } else { self.look_h1() };
         match next {
             Err(verdict) => Poll::Ready(verdict),

@@ -47,6 +47,7 @@
 
 mod body;
 mod connection;
+mod direct;
 mod drain;
 mod flow;
 mod framing;
@@ -61,7 +62,7 @@ mod streams;
 #[cfg(feature = "tls")]
 mod tls;
 
-pub use body::{BodyError, ReplyBody, RequestBody};
+pub use body::{BodyError, RequestBody};
 pub use drain::{Drained, TunnelGuard, Tunnels};
 pub use server::{Builder, Server, check_listener};
 pub use stats::ConnectionStats;
