@@ -120,7 +120,7 @@ fn call(outer: &mut Walk<'_>) -> Result<McpCall, PeekError> {
         match field {
             Field::Version if !version => {
                 version = true;
-                if !walk.skip(b"\"2.0\"") {
+                if !walk.skip(walk.ahead(), b"\"2.0\"") {
                     walk.value()?;
                 }
             }
@@ -204,13 +204,14 @@ enum Field {
 #[inline]
 fn field(walk: &mut Walk<'_>) -> Result<Field, PeekError> {
     // As nearly everybody writes them: no search for the end is needed.
-    if walk.skip(b"\"method\"") {
+    let ahead = walk.ahead();
+    if walk.skip(ahead, b"\"method\"") {
         Ok(Field::Method)
-    } else if walk.skip(b"\"params\"") {
+    } else if walk.skip(ahead, b"\"params\"") {
         Ok(Field::Params)
-    } else if walk.skip(b"\"jsonrpc\"") {
+    } else if walk.skip(ahead, b"\"jsonrpc\"") {
         Ok(Field::Version)
-    } else if walk.skip(b"\"id\"") {
+    } else if walk.skip(ahead, b"\"id\"") {
         Ok(Field::Id)
     } else {
         other_field(walk)
@@ -248,9 +249,10 @@ enum Param {
 
 #[inline]
 fn param(walk: &mut Walk<'_>, source: &'static str) -> Result<Param, PeekError> {
-    if source == "name" && walk.skip(b"\"name\"") {
+    let ahead = walk.ahead();
+    if source == "name" && walk.skip(ahead, b"\"name\"") {
         Ok(Param::Source)
-    } else if walk.skip(b"\"arguments\"") || walk.skip(b"\"_meta\"") {
+    } else if walk.skip(ahead, b"\"arguments\"") || walk.skip(ahead, b"\"_meta\"") {
         Ok(Param::Other)
     } else {
         other_param(walk, source)

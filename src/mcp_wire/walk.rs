@@ -27,6 +27,10 @@ pub(super) struct Walk<'a> {
     at: usize,
 }
 
+/// Eight bytes, the first one lowest.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead(u64);
+
 /// A key as it is written.
 #[derive(Clone, Copy)]
 pub(super) enum Key<'a> {
@@ -90,11 +94,21 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Steps over these bytes, if they are there.
+    /// The next eight bytes; behind the end there are zeros.
     #[inline]
-    pub(super) fn skip(&mut self, expected: &[u8]) -> bool {
-        let there = self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(expected));
-        self.at += if there { expected.len() } else { 0 };
+    pub(super) fn ahead(&self) -> Ahead {
+        Ahead(word(self.bytes, self.at).unwrap_or(0))
+    }
+
+    /// Steps over these bytes, if they are there. `ahead` is what is ahead.
+    #[inline]
+    pub(super) fn skip<const N: usize>(&mut self, ahead: Ahead, expected: &[u8; N]) -> bool {
+        let (head, rest) = expected.split_at(N.min(8));
+        let unused = 64 - 8 * head.len();
+        let head = head.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let there = ahead.0 << unused == head << unused
+            && (rest.is_empty() || self.bytes.get(self.at + 8..).is_some_and(|bytes| bytes.starts_with(rest)));
+        self.at += if there { N } else { 0 };
         there
     }
 
@@ -246,16 +260,36 @@ fn first(hits: u64) -> usize {
 /// Where the quote stands that ends a string, and whether there are escapes before it.
 #[inline]
 fn string_end(bytes: &[u8], from: usize) -> Option<(usize, bool)> {
-    // Keys and names are short: looking at a word or two is then cheaper than starting a search.
     let mut at = from;
+    // Keys and names are short: looking at a word or two is then cheaper than starting a search.
     for _ in 0..2 {
         let hits = quotes_and_backslashes(word(bytes, at)?);
         if hits != 0 {
             at += first(hits);
-            if bytes.get(at) == Some(&b'"') {
-                return Some((at, false));
-            }
+            return if bytes.get(at) == Some(&b'"') { Some((at, false)) } else { far_end(bytes, at) };
+        }
+        at += 8;
+    }
+    near_end(bytes, at)
+}
+
+/// The same for a sentence: block by block, until one has an end in it.
+#[inline(never)]
+fn near_end(bytes: &[u8], from: usize) -> Option<(usize, bool)> {
+    let mut at = from;
+    for _ in 0..8 {
+        let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) else { break };
+        // Without a way out in the middle the compiler compares all bytes at once.
+        if block.iter().fold(0, |any, byte| any | u8::from(*byte == b'"') | u8::from(*byte == b'\\')) != 0 {
             break;
+        }
+        at += 32;
+    }
+    for _ in 0..4 {
+        let hits = quotes_and_backslashes(word(bytes, at)?);
+        if hits != 0 {
+            at += first(hits);
+            return if bytes.get(at) == Some(&b'"') { Some((at, false)) } else { far_end(bytes, at) };
         }
         at += 8;
     }
