@@ -211,7 +211,7 @@ async fn open<B: Body<Data = Bytes>>(
 fn note(context: &RequestContext, envelope: &Envelope) {
     let Some(record) = context.record() else { return };
     let name = mcp_wire::name_source(&envelope.method).and_then(|source| envelope.params.as_ref()?.get(source)?.as_str());
-    let call = McpCall { method: Some(envelope.method.clone()), name: name.map(Into::into), id: envelope.id.clone() };
+    let call = McpCall { method: Some((*envelope.method).into()), name: name.map(Into::into), id: envelope.id.clone() };
     record.with(|r| {
         r.target = Some(envelope.target.clone());
         r.mcp = Some(call.into());
