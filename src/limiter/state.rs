@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
+
 use super::{Decision, PolicyId};
 
 /// What is left of the quotas of one request, in the order in which the policies were asked (outer layers first).
@@ -9,6 +11,9 @@ use super::{Decision, PolicyId};
 pub struct RateLimitState {
     first: [Option<PolicyState>; 2],
     more: Vec<PolicyState>,
+    /// `RateLimit-Policy` of the layers so far. They leave it to the next one further in to tell the client of theirs together with
+    /// its own, and do it themselves where there was none.
+    told: Option<HeaderValue>,
 }
 
 /// What one policy has said.
@@ -17,16 +22,32 @@ pub struct PolicyState {
     policy: Arc<str>,
     decision: Decision,
     shadow: bool,
+    told: bool,
 }
 
 impl RateLimitState {
     /// Notes a policy's decision.
     pub fn push(&mut self, policy: &PolicyId, decision: Decision, shadow: bool) {
-        let state = PolicyState { policy: Arc::clone(policy.name()), decision, shadow };
+        self.note(policy, decision, shadow, false);
+    }
+
+    /// The same, and whether the client is told of it.
+    pub(crate) fn note(&mut self, policy: &PolicyId, decision: Decision, shadow: bool, told: bool) {
+        let state = PolicyState { policy: Arc::clone(policy.name()), decision, shadow, told };
         match self.first.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => *slot = Some(state),
             None => self.more.push(state),
         }
+    }
+
+    /// Notes `RateLimit-Policy` of all policies that the client is told of so far.
+    pub(crate) fn tell(&mut self, field: HeaderValue) {
+        self.told = Some(field);
+    }
+
+    /// The `RateLimit-Policy` of outer layers that tell their clients, and the policies in it.
+    pub(crate) fn told(&self) -> Option<(&HeaderValue, impl Iterator<Item = &PolicyState>)> {
+        Some((self.told.as_ref()?, self.iter().filter(|p| p.told)))
     }
 
     /// Every policy that was asked.

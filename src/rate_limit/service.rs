@@ -122,7 +122,7 @@ pub(super) enum Settled {
 /// Turns the decisions of the policies in `asked` into a pass or a refusal, and notes a pass in the request's context.
 pub(super) fn settle(
     shared: &Shared,
-    set: &PolicySet,
+    set: &Arc<PolicySet>,
     asked: u8,
     said: impl Iterator<Item = Decision> + Clone,
     charge: Option<Box<Charge>>,
@@ -140,17 +140,23 @@ pub(super) fn settle(
         // A store that leaves a question open has not allowed the request.
         return Settled::Refused(unavailable());
     }
-    let fields = FieldValues::new(set, asked, &said, violated != 0);
     if violated == 0 {
         let context = RequestContext::of_mut(extensions);
+        let fields = FieldValues::new(set, asked, &said, false, Some(&*context.rate_limit_mut()));
+        let told = fields.told();
         for (policy, decision) in set.named(asked).zip(said) {
-            context.rate_limit_mut().push(&policy.id, decision, policy.shadow);
+            context.rate_limit_mut().note(&policy.id, decision, policy.shadow, told.is_some() && !policy.shadow);
             if policy.shadow && !decision.allowed() {
                 note_shadow(context, policy.name());
             }
         }
+        if let Some(told) = told {
+            context.rate_limit_mut().tell(told);
+        }
         return Settled::Passed(Passed { fields, charge });
     }
+    let outer = RequestContext::of(extensions).and_then(RequestContext::rate_limit);
+    let fields = FieldValues::new(set, asked, &said, true, outer);
     let Problem { names, document } = set.problem(violated);
     let rejection = Rejection::new(RejectionKind::RateLimited)
         .with_retry_after(wait.saturating_add(jitter(shared.jitter, wait)))
@@ -163,7 +169,7 @@ fn refusal(rejection: Rejection, document: Bytes, fields: FieldValues) -> Respon
     let mut response = Response::new(document);
     let headers = response.headers_mut();
     headers.reserve(6);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_TYPE, const { HeaderValue::from_static("application/problem+json") });
     fields.apply(headers);
     rejection.apply(&mut response);
     response
