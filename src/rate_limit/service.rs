@@ -76,8 +76,12 @@ where
         let now = shared.clock.monotonic();
         let charge = if set.amends { owed(shared, &set, &batch) } else { None };
         if shared.store.try_check(&mut batch, now) {
-            let said = batch.iter().filter_map(|ask| ask.decision);
-            return match settle(shared, &set, asked, said, charge, request.extensions_mut()) {
+            let extensions = request.extensions_mut();
+            let settled = match batch.only_answer() {
+                Some(said) => settle(shared, &set, asked, std::iter::once(said), charge, extensions),
+                None => settle(shared, &set, asked, batch.iter().filter_map(|ask| ask.decision), charge, extensions),
+            };
+            return match settled {
                 Settled::Passed(passed) => ResponseFuture::inner(self.inner.call(request), passed),
                 Settled::Refused(response) => ResponseFuture::refused(response),
             };
