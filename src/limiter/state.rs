@@ -11,9 +11,7 @@ use super::{Decision, PolicyId};
 pub struct RateLimitState {
     first: [Option<PolicyState>; 2],
     more: Vec<PolicyState>,
-    /// `RateLimit-Policy` of the layers so far. They leave it to the next one further in to tell the client of theirs together with
-    /// its own, and do it themselves where there was none.
-    told: Option<HeaderValue>,
+    told: Option<Told>,
 }
 
 /// What one policy has said.
@@ -22,32 +20,53 @@ pub struct PolicyState {
     policy: Arc<str>,
     decision: Decision,
     shadow: bool,
-    told: bool,
+}
+
+/// What the layers so far have to say to the client. They leave it to the next one further in to say it together with its own, and
+/// say it themselves where there was none.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// `RateLimit-Policy`.
+    pub(crate) policy: HeaderValue,
+    /// `RateLimit`.
+    pub(crate) limit: ShortText,
+}
+
+const SHORT: usize = 63;
+
+/// A text that can be copied without an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShortText {
+    len: u8,
+    bytes: [u8; SHORT],
+}
+
+impl ShortText {
+    /// The text, if it is short.
+    pub(crate) fn of(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; SHORT];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        Some(Self { len: u8::try_from(text.len()).ok()?, bytes })
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
 }
 
 impl RateLimitState {
     /// Notes a policy's decision.
     pub fn push(&mut self, policy: &PolicyId, decision: Decision, shadow: bool) {
-        self.note(policy, decision, shadow, false);
-    }
-
-    /// The same, and whether the client is told of it.
-    pub(crate) fn note(&mut self, policy: &PolicyId, decision: Decision, shadow: bool, told: bool) {
-        let state = PolicyState { policy: Arc::clone(policy.name()), decision, shadow, told };
+        let state = PolicyState { policy: Arc::clone(policy.name()), decision, shadow };
         match self.first.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => *slot = Some(state),
             None => self.more.push(state),
         }
     }
 
-    /// Notes `RateLimit-Policy` of all policies that the client is told of so far.
-    pub(crate) fn tell(&mut self, field: HeaderValue) {
-        self.told = Some(field);
-    }
-
-    /// The `RateLimit-Policy` of outer layers that tell their clients, and the policies in it.
-    pub(crate) fn told(&self) -> Option<(&HeaderValue, impl Iterator<Item = &PolicyState>)> {
-        Some((self.told.as_ref()?, self.iter().filter(|p| p.told)))
+    /// What the layers so far have to say to the client; to be replaced by whoever says it.
+    pub(crate) fn told(&mut self) -> &mut Option<Told> {
+        &mut self.told
     }
 
     /// Every policy that was asked.

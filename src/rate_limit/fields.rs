@@ -1,12 +1,10 @@
 //! The fields that tell a client what is left.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::Entry};
 
 use super::policy::{Policy, PolicySet};
-use crate::limiter::{Decision, Quota, RateLimitState};
+use crate::limiter::{Decision, Quota, ShortText, Told};
 
 const NANOS: u64 = 1_000_000_000;
 
@@ -33,21 +31,14 @@ pub enum Fields {
     Off,
 }
 
-/// What one answer says.
+/// What one answer says, written when the decision falls.
 #[derive(Debug)]
 pub(super) enum FieldValues {
-    /// A single policy's numbers. They are written when the answer is there, unless an inner layer has told of them with its own.
-    One {
-        set: Arc<PolicySet>,
-        place: u8,
-        remaining: u64,
-        seconds: u64,
-    },
-    /// Written already: this layer's policies, after those that outer layers have left to it.
-    Draft {
-        policy: HeaderValue,
-        limit: HeaderValue,
-    },
+    /// What outer layers have left to this one, and its own. It becomes a value when the answer is there, unless an inner layer
+    /// has said all of it.
+    Short(Told),
+    /// The same where it is long. Inner layers are not asked to say it.
+    Long(Box<(HeaderValue, HeaderValue)>),
     Legacy {
         limit: u64,
         remaining: u64,
@@ -79,13 +70,13 @@ pub(super) fn join(members: impl IntoIterator<Item = String>) -> Option<HeaderVa
 }
 
 impl FieldValues {
-    /// `said` are the decisions of the policies in `asked`, in their order; `outer` is what outer layers have decided.
+    /// `said` are the decisions of the policies in `asked`, in their order; `outer` is what outer layers have to say.
     pub(super) fn new(
-        set: &Arc<PolicySet>,
+        set: &PolicySet,
         asked: u8,
         said: &(impl Iterator<Item = Decision> + Clone),
         refused: bool,
-        outer: Option<&RateLimitState>,
+        outer: Option<&Told>,
     ) -> Self {
         let shown = || set.named(asked).zip(said.clone()).filter(|(p, _)| !p.shadow);
         match set.fields {
@@ -99,45 +90,35 @@ impl FieldValues {
                 })
             }
             Fields::Draft11 => {
-                let told = outer.and_then(RateLimitState::told);
                 let places = asked & set.shown;
-                if told.is_none() && !refused && places.is_power_of_two() {
-                    let place = u8::try_from(places.trailing_zeros()).unwrap_or(0);
-                    return shown().next().map_or(Self::None, |(_, d)| Self::One {
-                        set: Arc::clone(set),
-                        place,
-                        remaining: d.remaining(),
-                        seconds: seconds(&d, refused),
-                    });
-                }
                 if places == 0 {
                     return Self::None;
                 }
-                let (mut text, mut field) = (Text::default(), None);
-                if let Some((outer, states)) = told {
-                    field = Some(outer);
-                    for state in states {
-                        text.member(state.policy(), state.remaining(), seconds(state.decision(), false));
-                    }
+                let mut text = Text::default();
+                if let Some(told) = outer {
+                    text.push(told.limit.as_bytes());
                 }
                 for (p, d) in shown() {
                     text.member(p.name(), d.remaining(), seconds(&d, refused));
                 }
-                let policy = field.map_or_else(|| set.policy_field(places), |outer| set.joined_field(outer, places));
-                match (policy, HeaderValue::from_bytes(text.as_bytes())) {
-                    (Some(policy), Ok(limit)) => Self::Draft { policy, limit },
-                    _ => Self::None,
+                let policy = outer.map_or_else(|| set.policy_field(places), |told| set.joined_field(&told.policy, places));
+                let Some(policy) = policy else { return Self::None };
+                match ShortText::of(text.as_bytes()) {
+                    Some(limit) => Self::Short(Told { policy, limit }),
+                    None => {
+                        HeaderValue::from_bytes(text.as_bytes()).map_or(Self::None, |limit| Self::Long(Box::new((policy, limit))))
+                    }
                 }
             }
         }
     }
 
-    /// `RateLimit-Policy`, for inner layers that tell of these policies together with their own.
-    pub(super) fn told(&self) -> Option<HeaderValue> {
+    /// Leaves it to inner layers to say this, too.
+    pub(super) fn leave(&self, told: &mut Option<Told>) {
         match self {
-            Self::One { set, place, .. } => set.policy_field(1 << place),
-            Self::Draft { policy, .. } => Some(policy.clone()),
-            Self::Legacy { .. } | Self::None => None,
+            Self::Short(own) => *told = Some(own.clone()),
+            Self::Long(_) => *told = None,
+            Self::Legacy { .. } | Self::None => {}
         }
     }
 
@@ -145,14 +126,13 @@ impl FieldValues {
     pub(super) fn apply(self, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
-            Self::One { set, place, remaining, seconds } => {
-                let Some(policy) = set.policies.get(usize::from(place)) else { return };
-                let mut text = Text::default();
-                text.member(policy.name(), remaining, seconds);
-                let limit = |text: &Text| HeaderValue::from_bytes(text.as_bytes()).ok();
-                append(headers, text, Text::as_bytes, |text| Some((set.policy_field(1 << place)?, limit(&text)?)));
+            Self::Short(Told { policy, limit }) => append(headers, limit, ShortText::as_bytes, |limit| {
+                Some((policy, HeaderValue::from_bytes(limit.as_bytes()).ok()?))
+            }),
+            Self::Long(fields) => {
+                let (policy, limit) = *fields;
+                append(headers, limit, HeaderValue::as_bytes, |limit| Some((policy, limit)));
             }
-            Self::Draft { policy, limit } => append(headers, limit, HeaderValue::as_bytes, |limit| Some((policy, limit))),
             Self::Legacy { limit, remaining, seconds } => {
                 let inner = headers.get(&X_REMAINING).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
                 if inner.is_some_and(|inner| inner <= remaining) {

@@ -126,7 +126,7 @@ pub(super) enum Settled {
 /// Turns the decisions of the policies in `asked` into a pass or a refusal, and notes a pass in the request's context.
 pub(super) fn settle(
     shared: &Shared,
-    set: &Arc<PolicySet>,
+    set: &PolicySet,
     asked: u8,
     said: impl Iterator<Item = Decision> + Clone,
     charge: Option<Box<Charge>>,
@@ -146,20 +146,18 @@ pub(super) fn settle(
     }
     if violated == 0 {
         let context = RequestContext::of_mut(extensions);
-        let fields = FieldValues::new(set, asked, &said, false, Some(&*context.rate_limit_mut()));
-        let told = fields.told();
+        let told = context.rate_limit_mut().told();
+        let fields = FieldValues::new(set, asked, &said, false, told.as_ref());
+        fields.leave(told);
         for (policy, decision) in set.named(asked).zip(said) {
-            context.rate_limit_mut().note(&policy.id, decision, policy.shadow, told.is_some() && !policy.shadow);
+            context.rate_limit_mut().push(&policy.id, decision, policy.shadow);
             if policy.shadow && !decision.allowed() {
                 note_shadow(context, policy.name());
             }
         }
-        if let Some(told) = told {
-            context.rate_limit_mut().tell(told);
-        }
         return Settled::Passed(Passed { fields, charge });
     }
-    let outer = RequestContext::of(extensions).and_then(RequestContext::rate_limit);
+    let outer = RequestContext::of_mut(extensions).rate_limit_mut().told().as_ref();
     let fields = FieldValues::new(set, asked, &said, true, outer);
     let Problem { names, document } = set.problem(violated);
     let rejection = Rejection::new(RejectionKind::RateLimited)
