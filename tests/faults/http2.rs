@@ -72,13 +72,7 @@ async fn websocket_target() -> Target {
              Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n\u{2}\u{5}early"
         ))
         .await;
-        loop {
-            let piece = std::mem::take(&mut wire.buf);
-            wire.send(piece).await;
-            if !wire.fill().await {
-                return;
-            }
-        }
+        wire.echo().await;
     })
     .await
 }

@@ -24,3 +24,5 @@ mod overload;
 mod slow;
 mod support;
 mod uploads;
+#[path = "../shared/wire.rs"]
+mod wire;

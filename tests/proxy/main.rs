@@ -18,6 +18,8 @@ mod heads;
 mod hostile;
 mod support;
 mod websocket;
+#[path = "../shared/wire.rs"]
+mod wire;
 
 fn connector() -> portcullis::connect::GuardedConnector {
     portcullis::connect::GuardedConnector::builder().build().unwrap()
