@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::support::*;
 
-async fn client(stack: &Stack) -> SendRequest<Bytes> {
+pub async fn client(stack: &Stack) -> SendRequest<Bytes> {
     let socket = TcpStream::connect(stack.addr).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
     tokio::spawn(connection);
@@ -21,7 +21,7 @@ async fn client(stack: &Stack) -> SendRequest<Bytes> {
 }
 
 /// Everything up to the end of the stream; an error is a reset.
-async fn rest(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+pub async fn rest(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut all = Vec::new();
     while let Some(piece) = body.data().await {
         let piece = piece?;

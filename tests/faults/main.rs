@@ -22,6 +22,7 @@ mod leaving;
 mod matrix;
 mod overload;
 mod slow;
+mod slow_http2;
 mod support;
 mod uploads;
 #[path = "../shared/wire.rs"]
