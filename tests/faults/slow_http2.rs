@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
+
 use crate::{
     http2::{client, rest},
     slow::{short, target},

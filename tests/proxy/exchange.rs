@@ -35,6 +35,24 @@ async fn connections_are_reused_but_never_across_principals_or_policies() {
     assert_eq!(proxy.upstream.idle_connections(), 1, "and the old one is purged");
 }
 
+/// A request that crosses with the target's close is lost, and a POST cannot be sent again.
+#[tokio::test]
+async fn a_connection_that_its_target_is_about_to_close_is_not_reused() {
+    for (field, connections) in [("timeout=1", 2), ("timeout=60, max=5", 1)] {
+        let origin = Target::new(move |mut wire| async move {
+            while wire.request().await.is_some() {
+                wire.send(format!("HTTP/1.1 200 OK\r\nKeep-Alive: {field}\r\nContent-Length: 2\r\n\r\nok")).await;
+            }
+        })
+        .await;
+        let proxy = Proxy::new().await;
+        for _ in 0..2 {
+            assert_eq!(proxy.get(&origin.path("/")).await.status(), 200);
+        }
+        assert_eq!(origin.accepted(), connections, "{field}");
+    }
+}
+
 #[tokio::test]
 async fn a_dead_reused_connection_costs_a_get_nothing_and_a_post_is_seen_once() {
     let requests = Arc::new(AtomicUsize::new(0));
