@@ -7,7 +7,7 @@ use std::{
 };
 
 use portcullis::clock::{Clock as _, SystemClock};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::{
     app::Handles,
@@ -29,8 +29,7 @@ fn files(overrides: &Overrides, config: &Config) -> Vec<PathBuf> {
 }
 
 /// Watches for ever. `reopen` is called on SIGHUP, for whoever rotates the audit file.
-pub async fn watch(overrides: Overrides, config: Config, handles: Arc<Handles>, reopen: impl Fn()) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+pub async fn watch(overrides: Overrides, config: Config, handles: Arc<Handles>, mut hangup: Signal, reopen: impl Fn()) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut files = files(&overrides, &config);
     let mut seen = stamp(&files);

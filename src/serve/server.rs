@@ -31,7 +31,7 @@ const SHED_TASKS: usize = 256;
 /// How many unsent bytes the kernel takes before it lets this server wait. Without this a slow but steady reader of a large
 /// reply looks stalled, because the kernel asks for more only when a third of megabytes has gone; and less is held for it.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 128 * 1024;
+const UNSENT: u32 = 32 * 1024;
 /// How long a client may keep this server waiting, if nobody says otherwise: far longer than a client that means it needs.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What is left of the drain time when streams that carry an answer are ended.

@@ -59,9 +59,8 @@ where
                 None => return Poll::Ready(Ok(true)),
                 Some(Err(error)) => {
                     let rejection = rejection::find_in(error.into().as_ref()).cloned();
-                    return Poll::Ready(Err(rejection.unwrap_or_else(|| {
-                        Rejection::new(RejectionKind::MalformedRequest).with_reason("request_body_failed")
-                    })));
+                    return Poll::Ready(Err(rejection
+                        .unwrap_or_else(|| Rejection::new(RejectionKind::MalformedRequest).with_reason("request_body_failed"))));
                 }
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {

@@ -132,7 +132,10 @@ async fn a_body_that_stalls_or_drips_is_408_and_its_neighbours_go_on() {
         let request = Request::get(format!("http://proxy{}", target.path("/"))).body(()).unwrap();
         let (answer, _) = sender.send_request(request, true).unwrap();
         let answer = soon("a neighbour", answer).await.unwrap();
-        assert_eq!((answer.status().as_u16(), soon("its body", rest(&mut answer.into_body())).await.unwrap()), (200, b"ok".into()));
+        assert_eq!(
+            (answer.status().as_u16(), soon("its body", rest(&mut answer.into_body())).await.unwrap()),
+            (200, b"ok".into())
+        );
         sender = sender.ready().await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -151,7 +154,8 @@ async fn a_body_that_stalls_or_drips_is_408_and_its_neighbours_go_on() {
 async fn a_connection_that_takes_nothing_is_reset() {
     let _alone = alone().await;
     let target = target().await;
-    let stack = Stack::start(Setup { server: short().ping(Duration::from_secs(60), Duration::from_secs(60)), ..Setup::default() }).await;
+    let stack =
+        Stack::start(Setup { server: short().ping(Duration::from_secs(60), Duration::from_secs(60)), ..Setup::default() }).await;
     let mut client = stack.connect().await;
     socket2::SockRef::from(&client.stream).set_recv_buffer_size(8 * 1024).unwrap();
     let window = 0x7fff_ffffu32 - 65535;

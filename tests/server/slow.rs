@@ -23,7 +23,8 @@ async fn a_stalled_body_is_408_on_every_route() {
     ] {
         let proxy = Proxy::start(config).await;
         let mut client = Wire::connect(proxy.addr).await;
-        let head = format!("POST {path} HTTP/1.1\r\n{}Content-Type: {content_type}\r\nContent-Length: 1000\r\n\r\n", proxy.fields());
+        let head =
+            format!("POST {path} HTTP/1.1\r\n{}Content-Type: {content_type}\r\nContent-Length: 1000\r\n\r\n", proxy.fields());
         let started = Instant::now();
         client.send(head + "{\"jsonrpc\":\"2.0\",").await;
         let seen = soon("the answer", client.response()).await;
