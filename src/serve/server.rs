@@ -28,8 +28,8 @@ use crate::{error::ConfigError, signal::Signal};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How many turned-away clients are told so at the same time; others are closed without a word.
 const SHED_TASKS: usize = 256;
-/// How many unsent bytes the kernel takes before it lets this server wait. Without this a slow but steady reader of a large
-/// reply looks stalled, because the kernel asks for more only when a third of megabytes has gone; and less is held for it.
+/// How many unsent bytes the kernel takes before it lets this server wait. It asks for more when half of them have gone, and that
+/// is how this server learns that a reader moves: with megabytes a slow but steady one looks stalled. Less is held for it, too.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 32 * 1024;
 /// How long a client may keep this server waiting, if nobody says otherwise: far longer than a client that means it needs.
@@ -162,7 +162,9 @@ impl Builder {
     }
 
     /// How long a client may take no byte of its reply, before its connection is reset. Default 10 s, `None` for no limit. An event
-    /// stream on which nothing happens is not touched: only unsent bytes count.
+    /// stream on which nothing happens is not touched: only unsent bytes count. The kernel tells of what was taken in steps of some
+    /// 16 KiB, so that a steady reader of a large reply needs about 3 KiB a second; a reply that fits into the kernel's buffers is
+    /// done for this server, and the connection rests for the keep-alive time.
     pub fn write_idle_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.write_idle = time.into();
         self
