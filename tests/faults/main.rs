@@ -24,6 +24,7 @@ mod overload;
 mod slow;
 mod slow_http2;
 mod support;
+mod total;
 mod uploads;
 #[path = "../shared/wire.rs"]
 mod wire;
