@@ -422,6 +422,11 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+/// What an outer part of this server says about a body's error, if it is among the error's sources.
+pub(crate) fn find_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Rejection> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -57,16 +57,23 @@ pub enum ScopedBodyError<E> {
     Scope,
 }
 
-impl<E: fmt::Display> fmt::Display for ScopedBodyError<E> {
+impl<E> fmt::Display for ScopedBodyError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Body(error) => error.fmt(f),
+            Self::Body(_) => f.write_str("request body failed"),
             Self::Scope => f.write_str("the request body contradicts its beginning"),
         }
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> std::error::Error for ScopedBodyError<E> {}
+impl<E: std::error::Error + 'static> std::error::Error for ScopedBodyError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Body(error) => Some(error),
+            Self::Scope => None,
+        }
+    }
+}
 
 type NextFrame<E> = Poll<Option<Result<Frame<Bytes>, ScopedBodyError<E>>>>;
 

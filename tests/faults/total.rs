@@ -77,7 +77,7 @@ async fn target() -> Target {
     .await
 }
 
-fn refused(seen: &Seen, record: &Record) {
+fn refused(seen: &Message, record: &Record) {
     let row = RejectionKind::TotalTimeout;
     assert_eq!(seen.status(), row.status().as_u16());
     assert_eq!(seen.field("proxy-status"), Some("portcullis; error=http_response_timeout"));
