@@ -5,16 +5,19 @@
 
 mod connection;
 mod record;
+mod text;
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use http::{Extensions, HeaderName};
 
 pub use connection::ConnectionInfo;
 pub use record::{CloseRecord, ClosedBy, Outcome, Record, RecordHandle};
+pub use text::McpText;
 
 use crate::{egress::EgressPermit, limiter::RateLimitState, net::Target, tokens::Principal};
 
@@ -57,11 +60,30 @@ impl ClientAddr {
 #[non_exhaustive]
 pub struct McpCall {
     /// The JSON-RPC method.
-    pub method: Option<Box<str>>,
+    pub method: Option<McpText>,
     /// The tool, prompt or resource that is asked for.
-    pub name: Option<Box<str>>,
+    pub name: Option<McpText>,
     /// The request's id, of whatever JSON type.
     pub id: Option<serde_json::Value>,
+}
+
+/// When a response has to be at its end, in the extensions of a response that has such a moment: from `TotalTimeoutLayer`, for
+/// whoever writes the response to a client that may be slow to take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The response has to be at its end then.
+    #[must_use]
+    pub fn new(at: Instant) -> Self {
+        Self(at)
+    }
+
+    /// The moment.
+    #[must_use]
+    pub fn at(self) -> Instant {
+        self.0
+    }
 }
 
 /// The extension that the layers share.

@@ -46,6 +46,8 @@ pub(crate) struct H1 {
     pub(super) upload: Upload,
     decoder: Decoder,
     keep_alive: bool,
+    /// How long the target lets it rest, where it says so.
+    rests: Option<Duration>,
     /// The answer was final before the body was asked for, or the socket refused the rest: no upload goes on.
     cut: bool,
     timer: LazyTimer,
@@ -92,6 +94,7 @@ impl H1 {
             upload: Upload::new(),
             decoder: Decoder::DONE,
             keep_alive: true,
+            rests: None,
             cut: false,
             timer: LazyTimer::new(active + limits.timeout),
             idle: limits.timeout,
@@ -115,8 +118,16 @@ impl H1 {
         std::pin::Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut byte).is_pending()
     }
 
+    /// Whether the target may be about to close it. A clock is read only where the target has said when.
+    pub(crate) fn is_stale(&self, since: Instant) -> bool {
+        self.rests.is_some_and(|rests| since.elapsed() >= rests)
+    }
+
     /// Whether the connection can rest after an exchange; it is ready for that then.
     pub(crate) fn rest(&mut self) -> bool {
+        if self.rests == Some(Duration::ZERO) {
+            return false;
+        }
         if !(self.keep_alive && self.buf.is_empty() && self.decoder.is_done() && self.upload.is_done()) {
             return false;
         }
@@ -144,8 +155,10 @@ impl H1 {
         &mut self,
         place: &mut Request<Body>,
         authority: &HeaderValue,
+        limits: &HeadLimits,
         start: Instant,
     ) -> Result<Head, Failed> {
+        self.limits = *limits;
         let fail = |error| Failed { error, unsent: false, silent: false };
         // Without a body there is nothing to wait with (RFC 9110 §10.1.1).
         let expects = !place.body().is_empty() && place.headers().contains_key(header::EXPECT);
@@ -257,6 +270,7 @@ impl H1 {
 
     fn begin_body(&mut self, head: &Head, close: bool) {
         self.decoder = Decoder::new(head.framing);
+        self.rests = head.rests;
         if self.upload.held {
             // Nobody has asked for the body, and whoever sends it must see that before the answer goes on.
             self.upload.held = false;

@@ -4,7 +4,7 @@
 //! line before the status line, a length that is not one number (§6.3), a transfer coding that is not `chunked` once (§6.1), and
 //! any transfer coding in HTTP/1.0.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
@@ -42,6 +42,8 @@ pub(crate) struct Head {
     pub(super) framing: Framing,
     /// The connection stays open after the body.
     pub(super) keep_alive: bool,
+    /// How long the target says that it keeps the connection at rest, less a margin.
+    pub(super) rests: Option<Duration>,
     /// Bytes on the wire.
     pub(super) size: usize,
 }
@@ -146,7 +148,7 @@ impl HeadReader {
         // With room for what the proxy adds.
         let mut headers = HeaderMap::with_capacity(self.places.len() + 3);
         let (mut declared, mut chunked) = (None, false);
-        let (mut close, mut keep) = (false, false);
+        let (mut close, mut keep, mut rests) = (false, false, None);
         for place in &self.places {
             let [a, b, c, d] = place.map(|n| n as usize);
             let name = bytes.get(a..b).and_then(|n| HeaderName::from_bytes(n).ok()).ok_or_else(|| bad("not a field name"))?;
@@ -156,6 +158,7 @@ impl HeadReader {
                     close |= encode::has_option(value.as_bytes(), b"close");
                     keep |= encode::has_option(value.as_bytes(), b"keep-alive");
                 }
+                10 if name.as_str() == "keep-alive" => rests = rests.or_else(|| announced_rest(&value)),
                 14 if name == header::CONTENT_LENGTH => {
                     let before = declared;
                     let told = length::merge(declared, value.as_bytes()).ok_or_else(|| bad("not a length, or several"))?;
@@ -199,8 +202,22 @@ impl HeadReader {
         } else {
             declared.map_or(Framing::Close, Framing::Length)
         };
-        Ok(Head { status, version, headers, framing, keep_alive, size: bytes.len() })
+        Ok(Head { status, version, headers, framing, keep_alive, rests, size: bytes.len() })
     }
+}
+
+/// How long before the end that the target announces a connection is not used again: a request that crosses with the close is lost,
+/// and one that is not idempotent must not be sent twice.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// What a target says about how long it keeps a connection at rest: `Keep-Alive: timeout=5, max=100`, in seconds. No standard has
+/// it, and most servers send it.
+fn announced_rest(value: &HeaderValue) -> Option<Duration> {
+    let seconds = value.to_str().ok()?.split(',').find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        if name.trim().eq_ignore_ascii_case("timeout") { value.trim().parse().ok() } else { None }
+    })?;
+    Some(Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN))
 }
 
 /// The same for a section whose fields are not looked at one by one.
@@ -346,6 +363,17 @@ mod tests {
             let got = read(head);
             assert_eq!(got.map_err(|e| e.kind()).err(), Some(Kind::BadResponse), "{head:?}");
         }
+    }
+
+    #[test]
+    fn what_targets_say_about_rest() {
+        let said = |value: &str| {
+            let head = format!("HTTP/1.1 204 No Content\r\nKeep-Alive: {value}\r\n\r\n");
+            read(head).unwrap().unwrap().rests.map(|rest| rest.as_secs())
+        };
+        assert_eq!([said("timeout=5"), said("max=100, Timeout = 60"), said("timeout=0")], [Some(4), Some(59), Some(0)]);
+        assert_eq!([said("max=100"), said("timeout=soon"), said("timeout=-1"), said("timeout")], [None; 4]);
+        assert_eq!(read("HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap().rests, None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ async fn pair() -> (Box<H1>, TcpStream) {
 }
 
 async fn exchange(conn: &mut H1, mut request: Request<Body>) -> Result<Head, Failed> {
-    conn.exchange(&mut request, &HeaderValue::from_static("t.example"), Instant::now()).await
+    conn.exchange(&mut request, &HeaderValue::from_static("t.example"), &LIMITS, Instant::now()).await
 }
 
 async fn read(conn: &mut H1) -> Result<Vec<u8>, Error> {
@@ -217,7 +217,7 @@ async fn a_request_that_could_not_be_written_comes_back_whole() {
     drop(target);
     conn.io_readable().await;
     let mut request = Request::post("/x").body(Body::empty()).unwrap();
-    let failed = conn.exchange(&mut request, &HeaderValue::from_static("t"), Instant::now()).await.err().unwrap();
+    let failed = conn.exchange(&mut request, &HeaderValue::from_static("t"), &LIMITS, Instant::now()).await.err().unwrap();
     assert!(failed.unsent && failed.silent, "{}", failed.error);
     assert_eq!(request.uri().path(), "/x");
 }
