@@ -8,7 +8,8 @@
 //! 3. A refusal is 429 with `Retry-After` (rounded up, at least 1, jitter on request), the violated policies in the problem
 //!    document, and the rate-limit fields. It never reaches the inner service.
 //! 4. Answers carry `RateLimit-Policy` and `RateLimit` as of draft-ietf-httpapi-ratelimit-headers-11, or the older
-//!    `X-RateLimit-*`, or nothing ([`Fields`]).
+//!    `X-RateLimit-*`, or nothing ([`Fields`]). Where several layers tell, the innermost that was reached tells of all of them, the
+//!    outermost first, and an outer one adds only what was not told.
 //! 5. A policy in shadow mode never refuses; what it would have done stands in the request's
 //!    [`RateLimitState`](crate::limiter::RateLimitState) and in the audit record.
 //! 6. A cost may be amended by what the answer's body has cost in the end; a debt made in this way holds back later requests.
@@ -19,7 +20,7 @@
 //! and an unknown token never makes an entry; and after `ProxyTokenLayer` with [`ByPrincipal`].
 //!
 //! With the store in memory the layer is synchronous: no clone of the inner service, nothing boxed, and for an allowed request
-//! one allocation (the `RateLimit` value).
+//! one allocation (the `RateLimit` value), however many layers tell.
 //!
 //! # Example
 //! ```
