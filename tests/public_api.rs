@@ -17,8 +17,19 @@ const REFRESH: &str = "UPDATE_API=1 cargo test --all-features --test public_api 
 /// Crates whose types may stand in a signature: an application has them already, or has to speak them to use this crate at all.
 /// `rustls_pki_types` is `rustls::pki_types`.
 const MAY_BE_NAMED: &[&str] = &[
-    "portcullis", "std", "core", "alloc", "http", "http_body", "bytes", "tower_layer", "tower_service", "ipnet", "rustls",
-    "rustls_pki_types", "tokio",
+    "portcullis",
+    "std",
+    "core",
+    "alloc",
+    "http",
+    "http_body",
+    "bytes",
+    "tower_layer",
+    "tower_service",
+    "ipnet",
+    "rustls",
+    "rustls_pki_types",
+    "tokio",
 ];
 
 #[test]
@@ -61,7 +72,8 @@ fn signatures_name_only_crates_that_everybody_has() {
 
 #[test]
 fn the_reader_of_paths_finds_what_a_path_begins_with() {
-    let line = "pub fn portcullis::a::B::c<S: tower_service::Service<http::Request<X>>>(&self, <S as d_e::F>::Error) -> Option<g::H>";
+    let line =
+        "pub fn portcullis::a::B::c<S: tower_service::Service<http::Request<X>>>(&self, <S as d_e::F>::Error) -> Option<g::H>";
     assert_eq!(crates_named(line).collect::<Vec<_>>(), ["portcullis", "tower_service", "http", "d_e", "g"]);
 }
 
@@ -92,13 +104,13 @@ fn rustdoc_json() -> std::path::PathBuf {
 
 /// Items, without what only repeats: the methods of trait implementations, and what `pin-project-lite` adds.
 fn listing(json: &Path) -> String {
-    let api = public_api::Builder::from_rustdoc_json(json)
-        .omit_blanket_impls(true)
-        .omit_auto_trait_impls(true)
-        .build()
-        .unwrap_or_else(|error| panic!("{error}\n`public-api` in Cargo.toml reads the JSON of Rust 1.95; the two change together"));
+    let api =
+        public_api::Builder::from_rustdoc_json(json).omit_blanket_impls(true).omit_auto_trait_impls(true).build().unwrap_or_else(
+            |error| panic!("{error}\n`public-api` in Cargo.toml reads the JSON of Rust 1.95; the two change together"),
+        );
     let is_trait_impl = |line: &str| line.starts_with("impl") && line.contains(" for ");
-    let trait_impls: HashSet<_> = api.items().filter(|item| is_trait_impl(&item.to_string())).map(|item| item.id()).collect();
+    let trait_impls: HashSet<_> =
+        api.items().filter(|item| is_trait_impl(&item.to_string())).map(public_api::PublicItem::id).collect();
     let mut seen = HashSet::new();
     let mut text = String::new();
     for item in api.items() {

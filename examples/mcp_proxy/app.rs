@@ -26,7 +26,7 @@ use portcullis::{
     request_head::RequestHeadLayer,
     request_line::RequestLineLayer,
     response_limit::{ResponseLimitHandle, ResponseLimitLayer},
-    serve::{Builder, ClientAuth, RequestBody, Server, Tls, TlsFiles},
+    serve::{ClientAuth, RequestBody, Server, ServerBuilder, Tls, TlsFiles},
     ssrf_guard::SsrfGuardLayer,
     stores::{MemorySessions, MemoryTickets, RedisStore, WhenAway},
     target::TargetLayer,
@@ -107,7 +107,7 @@ pub fn check(config: &Config) -> Result<(), Invalid> {
 /// The layers that carry state, before they are stacked.
 struct Parts {
     handles: Handles,
-    server: Builder,
+    server: ServerBuilder,
     browser: BrowserLayer,
     client: ClientAddrLayer,
     certificates: ClientCertLayer,
@@ -421,7 +421,7 @@ fn links(config: &Config) -> Result<PublicBase, Invalid> {
     }
 }
 
-fn server(config: &Config, tls: Option<Tls>) -> Result<Builder, Invalid> {
+fn server(config: &Config, tls: Option<Tls>) -> Result<ServerBuilder, Invalid> {
     let (file, limits) = (&config.file, &config.file.limits);
     let mut server = Server::builder();
     if let Some(n) = limits.connections {

@@ -6,7 +6,7 @@ use portcullis::serve::Server;
 
 use crate::support::*;
 
-fn short() -> portcullis::serve::Builder {
+fn short() -> portcullis::serve::ServerBuilder {
     Server::builder()
         .header_timeout(T)
         .body_idle_timeout(T)

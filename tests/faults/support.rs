@@ -20,7 +20,7 @@ use portcullis::{
     request_head::RequestHeadLayer,
     request_line::RequestLineLayer,
     response_limit::ResponseLimitLayer,
-    serve::{Builder, Drained, Server},
+    serve::{Drained, Server, ServerBuilder},
     ssrf_guard::SsrfGuardLayer,
     target::{PathPrefix, TargetLayer},
     upstream::{Upstream, UpstreamBuilder},
@@ -80,7 +80,7 @@ pub fn alive_tasks() -> usize {
 
 /// How the stack is put together.
 pub struct Setup {
-    pub server: Builder,
+    pub server: ServerBuilder,
     pub connector: GuardedConnectorBuilder,
     pub in_flight: usize,
     pub upstream: fn(UpstreamBuilder) -> UpstreamBuilder,
