@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Ask, Batch, CheckFuture, Decision, Key, LimitStore, MAX_POLICIES, OwnedAsk, PolicyId, Quota,
+    Ask, Batch, Decision, Key, LimitStore, MAX_POLICIES, OwnedAsk, PolicyId, Quota,
     quota::nanos,
     sip::SipKey,
     table::{Table, WAYS},
@@ -243,17 +243,6 @@ impl LimitStore for MemoryStore {
     fn try_check(&self, batch: &mut Batch<'_>, now: Duration) -> bool {
         self.check_all(batch, now);
         true
-    }
-
-    fn check(self: Arc<Self>, asks: Box<[OwnedAsk]>, now: Duration) -> CheckFuture {
-        let mut batch = Batch::new();
-        for ask in &asks {
-            let OwnedAsk { policy, quota, key, cost, shadow } = ask;
-            batch.push(Ask { policy, quota: *quota, key: key.clone(), cost: *cost, shadow: *shadow, decision: None });
-        }
-        self.check_all(&mut batch, now);
-        let answers = batch.iter().filter_map(|ask| ask.decision).collect();
-        Box::pin(std::future::ready(Ok(answers)))
     }
 
     fn charge(&self, ask: &OwnedAsk, now: Duration) {

@@ -1,7 +1,7 @@
 //! The bytes of MCP traffic as pure decisions: JSON-RPC, event streams, links, the envelope of `POST /proxy`.
 //!
-//! Private: a layer of one's own finds what it needs in [`McpCall`](crate::context::McpCall). Nothing here does I/O, and nothing here trusts its input: every buffer has a bound, and what two parsers could read in two
-//! ways is an error and not a guess.
+//! Private: a layer of one's own finds what it needs in [`McpCall`](crate::context::McpCall). Nothing here does I/O, and nothing
+//! here trusts its input: every buffer has a bound, and what two parsers could read in two ways is an error and not a guess.
 //!
 //! 1. [`peek`] finds method, id and name of a JSON-RPC message or batch. A doubled key, or one that only some parsers take for
 //!    the same (`Method`, `paramſ`), is [`PeekError::Ambiguous`].

@@ -24,7 +24,8 @@
 //! # });
 //! ```
 //!
-//! The envelope names the server and the message (`mcp_server_url`, `mcp_token`, `method`, `params`, `id`); the service speaks Streamable HTTP to that server:
+//! The envelope names the server and the message (`mcp_server_url`, `mcp_token`, `method`, `params`, `id`); the service speaks
+//! Streamable HTTP to that server:
 //!
 //! # Rules
 //! 1. Both types stand in `Accept`; an event stream is read up to the answer with the request's id and dropped. Requests and
