@@ -116,6 +116,8 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
 
     let scheme = if config.file.tls.is_some() { "https" } else { "http" };
     let base = format!("{scheme}://{listen}");
+    // Whoever reads that it listens may send one at once, and without this it would end the process.
+    let hangup = signal(SignalKind::hangup()).map_err(|e| Invalid::at("SIGHUP", e))?;
     eprintln!("listening on {base}");
     eprintln!("the console is {base}/console");
     if let Some(token) = &made {
@@ -131,7 +133,7 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     drop(made);
 
     let reopen = sink.clone();
-    tokio::spawn(reload::watch(overrides, config, live, move || {
+    tokio::spawn(reload::watch(hangup, overrides, config, live, move || {
         reopen.reopen();
     }));
     let drained = server.serve(listener, service, stopped()).await;
