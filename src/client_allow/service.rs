@@ -74,7 +74,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_networks_on_the_list_get_through() {
-        let networks = ClientNetworks::new([]).unwrap();
+        let networks = ClientNetworks::new([""; 0]).unwrap();
         assert_eq!(send(&networks, Some("192.0.2.1")).await, (200, true));
         assert_eq!(send(&networks, None).await, (200, true));
         networks.replace(["10.0.0.0/8", "fd00::/8"]).unwrap();

@@ -43,10 +43,10 @@ impl Service<Request<()>> for Probe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<()>) -> Self::Future {
+    fn call(&mut self, request: Request<()>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called without having been polled ready");
         let mut response = Response::new(Full::from("0123456789"));
-        if let Some(state) = RequestContext::of_mut(request.extensions_mut()).take_rate_limit() {
+        if let Some(state) = RequestContext::of(request.extensions()).and_then(RequestContext::rate_limit).cloned() {
             response.extensions_mut().insert(state);
         }
         std::future::ready(Ok(response))

@@ -34,6 +34,8 @@ where
 
 /// Behind a path prefix: `/proxy/https://example.com/path?query`. Everything behind the prefix is the target's, the query
 /// included, but for a parameter named exactly `proxy_token`.
+///
+/// In an axum router the stack goes under `route_service("/proxy/{*target}", stack)`: `nest_service` would hide the prefix.
 #[derive(Clone, Debug)]
 pub struct PathPrefix(Box<str>);
 

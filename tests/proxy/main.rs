@@ -16,8 +16,11 @@ mod advisories;
 mod exchange;
 mod heads;
 mod hostile;
+mod pings;
 mod support;
 mod websocket;
+#[path = "../shared/wire.rs"]
+mod wire;
 
 fn connector() -> portcullis::connect::GuardedConnector {
     portcullis::connect::GuardedConnector::builder().build().unwrap()

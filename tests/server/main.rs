@@ -13,15 +13,23 @@
 mod browser;
 mod config;
 mod demo;
+mod drain;
 // The example's own tests of its values run with these.
 #[allow(dead_code, unused_imports)]
 #[path = "../../examples/mcp_proxy/config/mod.rs"]
 mod example_config;
+#[path = "../../examples/mcp_proxy/rotate.rs"]
+mod example_rotate;
 mod forwarding;
 mod mcp;
 mod operations;
 mod refusals;
+mod reload;
 #[cfg(feature = "redis")]
 mod replicas;
+mod rotation;
+mod slow;
 mod support;
 mod websocket;
+#[path = "../shared/wire.rs"]
+mod wire;

@@ -1,11 +1,5 @@
 //! Refusals as JSON-RPC errors.
 //!
-//! 1. Only answers that carry a [`Rejection`] change, and only for a `POST` with a JSON content type.
-//! 2. Status and fields stay; the body becomes a JSON-RPC error ([`error_body`]) of type `application/json`.
-//! 3. The id is echoed where an inner layer has noted it in the audit record; else it is null.
-//!
-//! It stands outside of everything that refuses (directly inside the audit layer), on MCP routes only.
-//!
 //! ```
 //! use http::{Request, Response};
 //! use portcullis::{body::ResponseBody, mcp::JsonRpcErrorLayer, rejection::{Rejection, RejectionKind}};
@@ -20,6 +14,18 @@
 //! assert_eq!((response.status().as_u16(), &response.headers()["content-type"]), (403, &"application/json".parse().unwrap()));
 //! # });
 //! ```
+//!
+//! # Rules
+//! 1. Only answers that carry a [`Rejection`] change, and only for a `POST` with a JSON content type.
+//! 2. Status and fields stay; the body becomes a JSON-RPC error of type `application/json`, with a code of its own for each kind
+//!    ([`error_code`](super::error_code)).
+//! 3. The id is echoed where an inner layer has noted it in the audit record; else it is null.
+//!
+//! # Where it stands
+//! It stands outside of everything that refuses (directly inside the audit layer), on MCP routes only.
+//!
+//! # Cost
+//! A look at one header field; a body is rendered for refusals only.
 
 use std::{
     pin::Pin,
@@ -103,9 +109,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.future.poll(cx))?;
+        // The rest of the questions are for refusals, and those are errors.
+        let status = response.status();
+        if !*this.wanted || !(status.is_client_error() || status.is_server_error()) {
+            return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+        }
         let is_json_rpc = || response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == "application/json");
-        let rejection = if *this.wanted { response.extensions().get::<Rejection>() } else { None };
-        let Some(rejection) = rejection.filter(|_| !is_json_rpc()) else {
+        let Some(rejection) = response.extensions().get::<Rejection>().filter(|_| !is_json_rpc()) else {
             return Poll::Ready(Ok(response.map(ResponseBody::inner)));
         };
         let id = this.record.take().and_then(|r| r.with(|r| r.mcp.as_ref().and_then(|m| m.id.clone())));
