@@ -95,7 +95,7 @@ impl<T, C: Clock> Shared<T, C> {
 }
 
 impl<T: AuditSink, C: Clock> CloseRecord for Shared<T, C> {
-    fn close(&self, mut record: Record) {
+    fn close(&self, record: &mut Record) {
         self.closed.fetch_add(1, Relaxed);
         if record.duration.is_none() {
             record.duration = Some(self.now().saturating_sub(record.arrived));

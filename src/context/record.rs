@@ -1,7 +1,7 @@
 //! The audit record of one request or tunnel, shared by the layers that fill it.
 
 use std::{
-    fmt, mem,
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -100,8 +100,9 @@ pub struct Record {
 
 /// Where a record goes when nothing can be added to it any more.
 pub trait CloseRecord: Send + Sync + 'static {
-    /// Takes the record. It runs in the task that dropped the last handle and must not block.
-    fn close(&self, record: Record);
+    /// Completes the record and hands it on. It runs in the task that dropped the last handle and must not block. The record stays
+    /// where it is: whoever keeps it for longer takes a copy.
+    fn close(&self, record: &mut Record);
 }
 
 /// A handle on the open record. When the last clone is dropped the record is complete and goes to its [`CloseRecord`], once.
@@ -116,7 +117,7 @@ struct Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(close) = self.close.take() {
-            close.close(mem::take(self.record.get_mut().unwrap_or_else(PoisonError::into_inner)));
+            close.close(self.record.get_mut().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }
@@ -156,7 +157,7 @@ mod tests {
     struct Sum(AtomicU64);
 
     impl CloseRecord for Sum {
-        fn close(&self, record: Record) {
+        fn close(&self, record: &mut Record) {
             self.0.fetch_add(record.bytes_in, Ordering::Relaxed);
         }
     }

@@ -177,34 +177,37 @@ impl Target {
     /// A [`TargetError`] says which part is not acceptable. Userinfo, fragments, control characters, backslashes in front of
     /// the path and over-long hosts are refused; nothing is repaired silently.
     pub fn parse(raw: &str) -> Result<Self, TargetError> {
-        Self::parse_with(raw, |scheme, authority| parse_origin(scheme, authority).map(Arc::new))
+        let origin = |scheme, authority: &str| parse_origin(scheme, authority).map(Arc::new);
+        Self::parse_with(raw, |path| Bytes::copy_from_slice(path.as_bytes()), origin)
     }
 
-    /// [`Self::parse`] where `origin` may know the authority already. It is asked with exactly what [`parse_origin`] takes.
+    /// [`Self::parse`] where `origin` may know the authority already, and `bytes` may share what the URL was written in. `origin` is
+    /// asked with exactly what [`parse_origin`] takes, `bytes` with the end of `raw`.
     pub(crate) fn parse_with(
         raw: &str,
+        bytes: impl FnOnce(&str) -> Bytes,
         origin: impl FnOnce(Scheme, &str) -> Result<Arc<Origin>, TargetError>,
     ) -> Result<Self, TargetError> {
         if raw.len() > MAX_URL_LEN {
             return Err(TargetError::TooLong);
         }
-        if raw.bytes().any(|b| b < 0x20 || b == 0x7f) || raw.starts_with(' ') || raw.ends_with(' ') {
+        // One walk over all bytes, without an early way out, so that the compiler looks at many at once. What is plain needs none of
+        // the closer looks below.
+        let plain = raw.bytes().fold(true, |plain, b| plain & (b > 0x20) & (b < 0x7f) & (b != b'#') & (b != b'\\'));
+        if !plain && (raw.bytes().any(|b| b < 0x20 || b == 0x7f) || raw.starts_with(' ') || raw.ends_with(' ')) {
             return Err(TargetError::ControlCharacter);
         }
-        let (scheme, rest) = raw.split_once(':').ok_or(TargetError::Scheme)?;
-        let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
-        // Some front servers merge the two slashes of `https://` inside a path into one; more or fewer are not a URL.
-        let rest = rest.strip_prefix("//").or_else(|| rest.strip_prefix('/')).ok_or(TargetError::Host)?;
-        let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+        let (scheme, rest) = split_scheme(raw)?;
+        let end = rest.bytes().position(|b| matches!(b, b'/' | b'?' | b'#' | b'\\')).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
-        if path.starts_with('\\') {
+        if !plain && path.starts_with('\\') {
             return Err(TargetError::Host);
         }
-        if path.contains('#') {
+        if !plain && path.contains('#') {
             return Err(TargetError::Fragment);
         }
         let origin = origin(scheme, authority)?;
-        Ok(Self { origin, path: parse_path(path)?, style: TargetStyle::default() })
+        Ok(Self { origin, path: parse_path(path, plain, bytes)?, style: TargetStyle::default() })
     }
 
     /// Parses the authority of a `CONNECT`: `host:port`, the port written out (RFC 9112 §3.2.3).
@@ -296,6 +299,21 @@ impl FromStr for Target {
     }
 }
 
+/// The scheme, and what stands behind it and its slashes.
+fn split_scheme(raw: &str) -> Result<(Scheme, &str), TargetError> {
+    // The usual spellings first.
+    for (prefix, scheme) in [("https://", Scheme::Https), ("http://", Scheme::Http)] {
+        if let Some(rest) = raw.strip_prefix(prefix) {
+            return Ok((scheme, rest));
+        }
+    }
+    let (scheme, rest) = raw.split_once(':').ok_or(TargetError::Scheme)?;
+    let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
+    // Some front servers merge the two slashes of `https://` inside a path into one; more or fewer are not a URL.
+    let rest = rest.strip_prefix("//").or_else(|| rest.strip_prefix('/')).ok_or(TargetError::Host)?;
+    Ok((scheme, rest))
+}
+
 pub(crate) fn parse_origin(scheme: Scheme, authority: &str) -> Result<Origin, TargetError> {
     if authority.is_empty() {
         return Err(TargetError::Host);
@@ -343,13 +361,14 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn parse_path(raw: &str) -> Result<PathAndQuery, TargetError> {
+/// `plain`: nothing but printable ASCII.
+fn parse_path(raw: &str, plain: bool, bytes: impl FnOnce(&str) -> Bytes) -> Result<PathAndQuery, TargetError> {
     if raw.is_empty() {
         return Ok(PathAndQuery::from_static("/"));
     }
     let slash = if raw.starts_with('/') { "" } else { "/" };
-    if raw.bytes().all(|b| (0x21..0x7f).contains(&b)) {
-        let bytes = if slash.is_empty() { Bytes::copy_from_slice(raw.as_bytes()) } else { Bytes::from(format!("/{raw}")) };
+    if plain || raw.bytes().all(|b| (0x21..0x7f).contains(&b)) {
+        let bytes = if slash.is_empty() { bytes(raw) } else { Bytes::from(format!("/{raw}")) };
         if let Ok(path) = PathAndQuery::from_maybe_shared(bytes) {
             return Ok(path);
         }
