@@ -24,6 +24,9 @@ const CORS: [HeaderName; 7] = [
     PRIVATE_NETWORK,
 ];
 
+/// What all of them begin with.
+const PREFIX: &str = "access-control-";
+
 /// What a response has to say.
 #[derive(Debug)]
 pub(super) struct Marks {
@@ -37,11 +40,12 @@ pub(super) struct Marks {
 pub(super) fn mark(headers: &mut HeaderMap, marks: Marks, rules: &Arc<Rules>) {
     // One look at what is there: as a rule nothing is, and each look-up by name costs a hash.
     let (mut cors, mut varies) = (false, false);
-    for (name, value) in &*headers {
+    for name in headers.keys() {
         if *name == header::VARY {
-            varies |= is_by_origin(value);
+            varies = headers.get_all(header::VARY).iter().any(is_by_origin);
         } else {
-            cors |= name.as_str().starts_with("access-control-");
+            let name = name.as_str();
+            cors |= name.len() > PREFIX.len() && name.starts_with(PREFIX);
         }
     }
     if cors {

@@ -130,12 +130,24 @@ impl RecordHandle {
     }
 
     /// A record that goes to `close` when the last clone of this handle is dropped.
+    #[inline]
     #[must_use]
     pub fn closing(record: Record, close: Arc<dyn CloseRecord>) -> Self {
         Self(Arc::new(Shared { record: Mutex::new(record), close: Some(close) }))
     }
 
+    /// The same, filled where it lies: a record is large, and would be moved a few times before it got there.
+    #[inline]
+    pub(crate) fn closing_filled(close: Arc<dyn CloseRecord>, fill: impl FnOnce(&mut Record)) -> Self {
+        let mut shared = Arc::new(Shared { record: Mutex::default(), close: Some(close) });
+        if let Some(shared) = Arc::get_mut(&mut shared) {
+            fill(shared.record.get_mut().unwrap_or_else(PoisonError::into_inner));
+        }
+        Self(shared)
+    }
+
     /// Reads or fills the record.
+    #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&mut Record) -> R) -> R {
         f(&mut self.0.record.lock().unwrap_or_else(PoisonError::into_inner))
     }

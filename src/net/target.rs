@@ -5,10 +5,13 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hash, Hasher, RandomState},
     net::IpAddr,
     str::FromStr,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -87,13 +90,29 @@ impl fmt::Display for Scheme {
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Scheme, host and port: what a connection is opened to (RFC 6454 §4).
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub struct Origin {
     scheme: Scheme,
     host: Host,
     port: u16,
     authority: HeaderValue,
     hash: u64,
+    permitted: AtomicU64,
+}
+
+/// The rest follows from these.
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.port == other.port && self.host == other.host
+    }
+}
+
+impl Eq for Origin {}
+
+impl Hash for Origin {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.scheme, &self.host, self.port).hash(state);
+    }
 }
 
 impl Origin {
@@ -101,7 +120,18 @@ impl Origin {
         let text = if scheme.default_port() == Some(port) { host.to_string() } else { format!("{host}:{port}") };
         let authority = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| TargetError::Host)?;
         let hash = HASHER.hash_one((scheme.is_secure(), authority.as_bytes(), port));
-        Ok(Self { scheme, host, port, authority, hash })
+        Ok(Self { scheme, host, port, authority, hash, permitted: AtomicU64::new(0) })
+    }
+
+    /// Whether [`Self::note_permitted`] was last called with this number.
+    pub(crate) fn was_permitted_by(&self, generation: u64) -> bool {
+        self.permitted.load(Relaxed) == generation
+    }
+
+    /// Notes that the policy of this generation, which never changes, permits this origin, which never changes either. Zero is no
+    /// generation.
+    pub(crate) fn note_permitted(&self, generation: u64) {
+        self.permitted.store(generation, Relaxed);
     }
 
     /// A hash of what connections to it have in common: host, port and whether there is TLS. Made once, under a key of this process.
