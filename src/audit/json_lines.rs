@@ -93,19 +93,7 @@ impl JsonLinesBuilder {
     }
 
     fn start(self, output: Output, path: Option<PathBuf>) -> io::Result<JsonLinesSink> {
-        let queue = Arc::new(Queue {
-            lines: Mutex::default(),
-            records: self.bound,
-            bytes: self.bound.saturating_mul(BYTES_PER_RECORD),
-            full: AtomicBool::new(false),
-            dropped: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            asleep: AtomicBool::new(false),
-            reopen: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            written: Mutex::new(Progress::default()),
-            progress: Condvar::new(),
-        });
+        let queue = Arc::new(Queue::new(self.bound));
         let writer = Writer { queue: Arc::clone(&queue), output, path, reported: 0 };
         let thread = thread::Builder::new().name("audit".into()).spawn(move || writer.run())?;
         Ok(JsonLinesSink(Arc::new(Handle { queue, format: self.format, thread: thread.thread().clone() })))
@@ -245,13 +233,29 @@ enum Put {
 }
 
 impl Queue {
+    fn new(bound: usize) -> Self {
+        Self {
+            lines: Mutex::default(),
+            records: bound,
+            bytes: bound.saturating_mul(BYTES_PER_RECORD),
+            full: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            written: Mutex::default(),
+            progress: Condvar::new(),
+        }
+    }
+
     fn put(&self, line: &[u8]) -> Put {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.records >= self.records || lines.text.len() >= self.bytes {
             self.full.store(true, Relaxed);
             return Put::Full;
         }
-        let half = |lines: &Lines| lines.records >= self.records / 2 || lines.text.len() >= self.bytes / 2;
+        let half = |lines: &Lines| lines.records >= self.records.div_ceil(2) || lines.text.len() >= self.bytes.div_ceil(2);
         let was_half = half(&lines);
         lines.text.extend_from_slice(line);
         lines.records += 1;
@@ -364,5 +368,30 @@ impl Writer {
         }
         text.clear();
         text.shrink_to(KEPT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_bounded_in_records_and_in_bytes() {
+        use Put::{Full, HalfFull, Queued};
+        let mut text = Vec::new();
+        let queue = Queue::new(5);
+        for _ in 0..2 {
+            let put: Vec<Put> = (0..7).map(|_| queue.put(b"line\n")).collect();
+            assert_eq!(put, [Queued, Queued, HalfFull, Queued, Queued, Full, Full]);
+            assert!(queue.full.load(Relaxed));
+            queue.take(&mut text);
+            assert_eq!(text, b"line\n".repeat(5));
+            assert!(!queue.full.load(Relaxed));
+            text.clear();
+        }
+        // A line of any length fits into an empty queue, or it would never be written.
+        let long = vec![b'x'; 10 * BYTES_PER_RECORD];
+        assert_eq!([queue.put(&long), queue.put(b"line\n")], [HalfFull, Full]);
+        assert_eq!([Queue::new(1).put(b"line\n"), Queue::new(4).put(b"line\n")], [HalfFull, Queued]);
     }
 }

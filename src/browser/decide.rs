@@ -28,17 +28,32 @@ pub(super) enum Verdict {
 /// Longest list of fields that a preflight may name, in bytes.
 const MAX_FIELDS: usize = 8 * 1024;
 
+/// The `Host` of earlier requests, byte for byte, that was found to be valid and on the list: the rules never change, so it is both
+/// again. Most connections name one and the same all their life.
+#[derive(Clone, Default)]
+pub(super) struct Served(Option<Box<[u8]>>);
+
 impl Rules {
-    pub(super) fn decide<B>(&self, request: &Request<B>) -> Result<Verdict, Rejection> {
+    pub(super) fn decide<B>(&self, request: &Request<B>, served: &mut Served) -> Result<Verdict, Rejection> {
         let fields = Fields::of(request.headers());
+        let head = RequestHead { method: request.method(), uri: request.uri(), headers: request.headers() };
+        let alone = fields.hosts == 1 && request.uri().authority().is_none() && !is_forward_form(request);
+        let only = fields.host.filter(|_| alone).map(HeaderValue::as_bytes);
+        if only.is_some() && only == served.0.as_deref() && fields.origin.is_none() {
+            return Ok(Verdict::Pass(Marks { origin: None, sandbox: self.sandboxes(head) }));
+        }
         let host = host(request, &fields)?;
         if is_forward_form(request) {
             return Ok(Verdict::Leave);
         }
-        let head = RequestHead { method: request.method(), uri: request.uri(), headers: request.headers() };
         let exempt = self.any_host || self.exempt.as_ref().is_some_and(|rule| rule(head));
-        if !exempt && !host.as_ref().is_some_and(|h| self.serves(h)) {
-            return Err(Rejection::new(RejectionKind::Misdirected));
+        if !exempt {
+            if !host.as_ref().is_some_and(|h| self.serves(h)) {
+                return Err(Rejection::new(RejectionKind::Misdirected));
+            }
+            if served.0.is_none() {
+                served.0 = only.map(Box::from);
+            }
         }
         let listed = match self.origin(&fields, host.as_ref())? {
             Origin::Listed(origin) => Some(origin),
@@ -49,8 +64,11 @@ impl Rules {
             let fields = requested_fields(request.headers())?;
             return Ok(Verdict::Preflight { origin: origin.clone(), fields, private_network });
         }
-        let sandbox = self.proxied.as_ref().is_none_or(|rule| rule(head));
-        Ok(Verdict::Pass(Marks { origin: listed, sandbox }))
+        Ok(Verdict::Pass(Marks { origin: listed, sandbox: self.sandboxes(head) }))
+    }
+
+    fn sandboxes(&self, head: RequestHead<'_>) -> bool {
+        self.proxied.as_ref().is_none_or(|rule| rule(head))
     }
 
     fn serves(&self, host: &HostPort<'_>) -> bool {

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tower_layer::Layer;
 
-use super::{Browser, host::HostPort};
+use super::{Browser, decide::Served, host::HostPort};
 use crate::ConfigError;
 
 /// What a rule of the operator's may look at.
@@ -157,7 +157,7 @@ impl<S> Layer<S> for BrowserLayer {
     type Service = Browser<S>;
 
     fn layer(&self, inner: S) -> Browser<S> {
-        Browser { inner, rules: Arc::new(self.rules.clone()) }
+        Browser { inner, rules: Arc::new(self.rules.clone()), served: Served::default() }
     }
 }
 
