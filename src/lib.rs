@@ -11,6 +11,7 @@
 //!             ClientAddrLayer        who is it, through trusted hops
 //!             ClientAllowLayer       may this network come at all         403
 //!             BrowserLayer           Host, Origin, preflight              400 421 403
+//!             TotalTimeoutLayer      the whole exchange, if it is limited 504
 //!             RateLimitLayer         by client address                    429
 //!             ConcurrencyLimitLayer  of all                               503
 //!             ClientCertLayer        whom a certificate stands for
@@ -78,7 +79,7 @@ Longer walks are in the [`guide`].
 //! * Pure decisions: [`context`], [`egress`], [`forwarded`], [`limiter`], [`mcp_wire`], [`tokens`].
 //! * Layers: [`audit`], [`trace_span`], [`request_head`], [`request_line`], [`denial_floor`], [`client_addr`], [`client_allow`],
 //!   [`browser`], [`rate_limit`], [`concurrency_limit`], `client_cert` (feature `tls`), [`proxy_token`], [`target`],
-//!   [`token_scope`], [`mcp_session`], [`ssrf_guard`], [`body_limit`], [`response_limit`].
+//!   [`token_scope`], [`mcp_session`], [`ssrf_guard`], [`body_limit`], [`response_limit`], [`total_timeout`].
 //! * Input and output: [`stores`], and with the feature `proxy` `resolve`, `connect` and `upstream`, the guarded client.
 //! * Forwarding: [`mcp`], and with the feature `proxy` `proxy` and `serve`.
 //!
@@ -132,6 +133,7 @@ pub mod response_limit;
 pub mod ssrf_guard;
 pub mod target;
 pub mod token_scope;
+pub mod total_timeout;
 pub mod trace_span;
 // F3: input and output
 #[cfg(feature = "proxy")]

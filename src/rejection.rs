@@ -34,6 +34,7 @@
 //! | `DnsTimeout` | 504 | `dns_timeout` | `dns_timeout` |
 //! | `ConnectTimeout` | 504 | `connection_timeout` | `connect_timeout` |
 //! | `HeaderTimeout` | 504 | `http_response_timeout` | `header_timeout` |
+//! | `TotalTimeout` | 504 | `http_response_timeout` | `total_timeout` |
 //! | `Loop` | 508 | `proxy_loop_detected` | `loop` |
 //! | `Misconfigured` | 500 | `proxy_configuration_error` | `misconfigured` |
 //! | `Internal` | 500 | `proxy_internal_error` | `internal` |
@@ -157,6 +158,8 @@ table! {
     ConnectTimeout GATEWAY_TIMEOUT "connection_timeout" "connect_timeout" "Target did not answer in time";
     /// No response header section in time.
     HeaderTimeout GATEWAY_TIMEOUT "http_response_timeout" "header_timeout" "Target did not answer in time";
+    /// The whole exchange took longer than the operator allows; the error is the one for a complete response (RFC 9209 §2.3.11).
+    TotalTimeout GATEWAY_TIMEOUT "http_response_timeout" "total_timeout" "No complete answer in time";
     /// The request has been here before.
     Loop LOOP_DETECTED "proxy_loop_detected" "loop" "Loop detected";
     /// A layer that has to run before is missing from the stack.

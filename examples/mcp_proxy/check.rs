@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::Config;
+use crate::config::{Config, RESTART, Rotate};
 
 pub fn explain(config: &Config) -> String {
     let (file, limits, rates) = (&config.file, &config.file.limits, &config.file.rate_limit);
@@ -64,8 +64,24 @@ pub fn explain(config: &Config) -> String {
             limits.connect_timeout, limits.header_timeout, limits.idle_timeout, limits.stream_idle_timeout
         ),
     );
+    line(
+        "total_timeout",
+        match limits.total_timeout.get() {
+            None => "off".into(),
+            Some(time) => format!("{time} from arrival to the last byte; not for event streams, WebSockets and tunnels"),
+        },
+    );
     line("at once", format!("{} in all, {} for a token", limits.in_flight, limits.per_token));
     line("rates", format!("{} for a client, {} for a token, {} for its probes", rates.per_client, rates.per_token, rates.probes));
-    line("audit", file.audit.path.clone());
+    let kept = file.audit.keep.map_or_else(|| "all".into(), |n| n.to_string());
+    line(
+        "audit",
+        match file.audit.rotate {
+            Rotate::Never => file.audit.path.clone(),
+            Rotate::Hourly => format!("{}, a new file every hour, {kept} kept", file.audit.path),
+            Rotate::Daily => format!("{}, a new file every day, {kept} kept", file.audit.path),
+        },
+    );
+    line("at a reload", format!("everything, but for {} and whether there is [tls]", RESTART.join(", ")));
     out
 }

@@ -31,7 +31,7 @@ pub enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
-    /// Summarise an audit file: who reached what, when, how many bytes, what was refused and why.
+    /// Summarise audit files: who reached what, when, how many bytes, what was refused and why.
     Audit(AuditArgs),
 }
 
@@ -65,8 +65,9 @@ pub struct NewToken {
 
 #[derive(Debug, Args)]
 pub struct AuditArgs {
-    /// The file; `-` is standard input.
-    pub file: PathBuf,
+    /// Files, directories of files, or the `path` of an audit that is rotated, with or without dates; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
     /// Only records from this moment on: `2026-11-22T08:00:00Z`.
     #[arg(long)]
     pub since: Option<String>,

@@ -30,12 +30,16 @@ mod demo;
 mod front;
 mod metrics;
 mod pages;
+mod parts;
 mod reload;
+mod rotate;
 mod sink;
+mod stack;
+mod swap;
 mod targets;
 mod tokens;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use tokio::{
@@ -73,7 +77,11 @@ fn run(cli: Cli) -> Result<(), Invalid> {
     }
     let overrides = Overrides::from_env(cli.config, cli.listen)?;
     let config = Config::load(&overrides)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
+    // With one processor, workers would only hand tasks to each other.
+    let one = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+    let mut runtime =
+        if one { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    let runtime = runtime.enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
     if cli.check_config {
         let _inside = runtime.enter();
         app::check(&config)?;
@@ -101,7 +109,7 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     let listener = TcpListener::bind(config.listen).await.map_err(|e| Invalid::at(&format!("listen: {}", config.listen), e))?;
     let listen = listener.local_addr().map_err(|e| Invalid::at("listen", e))?;
     let figures = metrics::install(&config).await?;
-    let (App { server, handles, sink, in_flight }, service) = app::build(&config, listen, extras)?;
+    let (App { server, live, sink, in_flight }, service) = app::build(&config, listen, extras)?;
     if let Some(figures) = figures {
         figures.serve(server.clone(), sink.clone(), in_flight);
     }
@@ -123,7 +131,7 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     drop(made);
 
     let reopen = sink.clone();
-    tokio::spawn(reload::watch(overrides, config, Arc::new(handles), move || {
+    tokio::spawn(reload::watch(overrides, config, live, move || {
         reopen.reopen();
     }));
     let drained = server.serve(listener, service, stopped()).await;

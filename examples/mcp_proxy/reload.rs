@@ -1,61 +1,101 @@
 //! SIGHUP and changed files.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
-use portcullis::clock::{Clock as _, SystemClock};
+use portcullis::{
+    clock::{Clock as _, SystemClock},
+    stores::{Change, FileError, WatchedFile},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::Handles,
-    config::{Config, Overrides},
+    app::Live,
+    config::{Config, Invalid, Overrides},
 };
 
-type Stamp = Vec<Option<(SystemTime, u64)>>;
+/// How often the files are looked at. A file that is written in place is read when two looks have found it alike.
+const EVERY: Duration = Duration::from_secs(1);
 
-fn stamp(files: &[PathBuf]) -> Stamp {
-    files.iter().map(|f| std::fs::metadata(f).ok().and_then(|m| Some((m.modified().ok()?, m.len())))).collect()
-}
+/// The files that a configuration was read from.
+struct Files(Vec<WatchedFile<()>>);
 
-fn files(overrides: &Overrides, config: &Config) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = overrides.config.iter().cloned().collect();
-    if let Some(tls) = &config.file.tls {
-        files.extend([&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).map(|f| config.path(f)));
+impl Files {
+    /// Goes over to the files of another configuration. One that is watched already stays so, and what happened to it since it was
+    /// looked at is found at the next look.
+    fn follow(&mut self, overrides: &Overrides, config: &Config) -> Result<(), FileError> {
+        let tls = config.file.tls.iter().flat_map(|tls| [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca));
+        let mut files = Vec::new();
+        for path in overrides.config.iter().cloned().chain(tls.map(|f| config.path(f))) {
+            if let Some(at) = self.0.iter().position(|f| f.path() == path) {
+                files.push(self.0.swap_remove(at));
+                continue;
+            }
+            // Only whether it has changed is asked of each; what they say together is read by `Config::load`.
+            match WatchedFile::open(path, |_| Ok(())) {
+                Ok((file, ())) => files.push(file),
+                Err(error) => {
+                    self.0.append(&mut files);
+                    return Err(error);
+                }
+            }
+        }
+        self.0 = files;
+        Ok(())
     }
-    files
+
+    /// Whether one of them has another content; a file that has gone is said once.
+    fn changed(&self, look: impl Fn(&WatchedFile<()>) -> Change<()>) -> bool {
+        let mut changed = false;
+        for file in &self.0 {
+            match look(file) {
+                Change::None => {}
+                Change::Content(()) => changed = true,
+                Change::Failed(error) => eprintln!("not reloaded, the old one stays in force: {error}"),
+            }
+        }
+        changed
+    }
 }
 
 /// Watches for ever. `reopen` is called on SIGHUP, for whoever rotates the audit file.
-pub async fn watch(overrides: Overrides, config: Config, handles: Arc<Handles>, reopen: impl Fn()) {
+pub async fn watch(overrides: Overrides, started: Config, live: Live, reopen: impl Fn()) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    let mut files = files(&overrides, &config);
-    let mut seen = stamp(&files);
-    drop(config);
+    let mut every = tokio::time::interval(EVERY);
+    let mut files = Files(Vec::new());
+    if let Err(error) = files.follow(&overrides, &started) {
+        eprintln!("not watched, only SIGHUP reloads: {error}");
+    }
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
-            _ = second.tick() => false,
+            _ = every.tick() => false,
         };
-        handles.tick(SystemClock.wall());
-        let now = stamp(&files);
+        live.tick(SystemClock.wall());
         if asked {
             reopen();
-        } else if now == seen {
+            // What is read below is not news at the next look.
+            files.changed(WatchedFile::reload);
+        } else if !files.changed(WatchedFile::poll) {
             continue;
         }
-        seen = now;
-        let loaded = Config::load(&overrides).and_then(|config| handles.reload(&config).map(|()| config));
-        match loaded {
+        match load(&overrides, &live, &mut files) {
             Ok(config) => {
-                files = self::files(&overrides, &config);
-                seen = stamp(&files);
-                eprintln!("reloaded: tokens, policy and limits");
+                let waiting = config.waits_for_restart(&started);
+                if waiting.is_empty() {
+                    eprintln!("reloaded");
+                } else {
+                    eprintln!("reloaded; changed, but as they were until a restart: {}", waiting.join(", "));
+                }
             }
             Err(error) => eprintln!("not reloaded, the old one stays in force: {error}"),
         }
     }
+}
+
+fn load(overrides: &Overrides, live: &Live, files: &mut Files) -> Result<Config, Invalid> {
+    let config = Config::load(overrides)?;
+    // Before what is in them is put in force, so that no change falls in between.
+    files.follow(overrides, &config).map_err(|e| Invalid::new(e.to_string()))?;
+    live.reload(&config)?;
+    Ok(config)
 }

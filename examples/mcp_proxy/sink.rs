@@ -1,6 +1,6 @@
 //! Where audit records go: a file or standard output, the metrics, and the operators who watch.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use portcullis::{
     audit::{AuditSink, JsonLinesSink, MetricsSink},
@@ -8,8 +8,9 @@ use portcullis::{
 };
 
 use crate::{
-    config::{Config, Invalid},
+    config::{Audit, Config, Invalid, Rotate},
     console::Live,
+    rotate::{Period, Rotating},
 };
 
 /// Lines and metrics are optional.
@@ -23,10 +24,20 @@ pub struct Sink {
 
 impl Sink {
     pub fn check(config: &Config) -> Result<Option<&str>, Invalid> {
-        match config.file.audit.path.as_str() {
-            "" => Err(Invalid::new("audit.path: empty; \"off\" writes nothing")),
-            "off" => Ok(None),
-            path => Ok(Some(path)),
+        let audit = &config.file.audit;
+        match audit.path.as_str() {
+            "" => return Err(Invalid::new("audit.path: empty; \"off\" writes nothing")),
+            "-" | "off" if audit.rotate != Rotate::Never => {
+                return Err(Invalid::new(format!("audit.rotate: needs a file, and audit.path is \"{}\"", audit.path)));
+            }
+            _ => {}
+        }
+        match (audit.rotate, audit.keep) {
+            (_, Some(0)) => {
+                Err(Invalid::new("audit.keep: 0 would remove the file that is being written; leave it out to keep all"))
+            }
+            (Rotate::Never, Some(_)) => Err(Invalid::new("audit.keep: without audit.rotate there is only one file")),
+            _ => Ok(Some(audit.path.as_str()).filter(|path| *path != "off")),
         }
     }
 
@@ -35,10 +46,19 @@ impl Sink {
         let lines = match Self::check(config)? {
             None => None,
             Some("-") => Some(JsonLinesSink::builder().writer(std::io::stdout())),
-            Some(path) => Some(JsonLinesSink::builder().file(config.path(path.as_ref()))),
+            Some(path) => Some(Self::file(&config.path(path.as_ref()), &config.file.audit)),
         };
         let lines = lines.transpose().map_err(|e| Invalid::at("audit.path", e))?;
         Ok(Self { lines, metrics: config.file.metrics.listen.map(|_| Arc::default()), live: Live::default() })
+    }
+
+    fn file(path: &Path, audit: &Audit) -> std::io::Result<JsonLinesSink> {
+        let period = match audit.rotate {
+            Rotate::Never => return JsonLinesSink::builder().file(path),
+            Rotate::Hourly => Period::HOUR,
+            Rotate::Daily => Period::DAY,
+        };
+        JsonLinesSink::builder().writer(Rotating::open(path, period, audit.keep)?)
     }
 
     pub fn publish(&self, in_flight: usize) {
@@ -47,6 +67,7 @@ impl Sink {
         }
     }
 
+    /// Opens the file again after others have moved it. A file that rotates by itself goes on.
     pub fn reopen(&self) {
         if let Some(lines) = &self.lines {
             lines.reopen();

@@ -31,7 +31,7 @@
 //! | `request_path` | string | the request's own path, if no target was understood |
 //! | `scheme`, `host`, `port`, `path` | string, number | the target |
 //! | `status` | number | status sent to the client |
-//! | `reason` | string | the rule that decided, for refusals and failures |
+//! | `reason` | string | the rule that decided, for refusals and failures; `ping_unanswered` for a WebSocket whose end was gone |
 //! | `proxy_status` | string | RFC 9209 error |
 //! | `detail` | string | the operator's sentence about it |
 //! | `dialed` | string | address that was dialled |

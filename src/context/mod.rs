@@ -9,6 +9,7 @@ mod record;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use http::{Extensions, HeaderName};
@@ -62,6 +63,25 @@ pub struct McpCall {
     pub name: Option<Box<str>>,
     /// The request's id, of whatever JSON type.
     pub id: Option<serde_json::Value>,
+}
+
+/// When a response has to be at its end, in the extensions of a response that has such a moment: from `TotalTimeoutLayer`, for
+/// whoever writes the response to a client that may be slow to take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The response has to be at its end then.
+    #[must_use]
+    pub fn new(at: Instant) -> Self {
+        Self(at)
+    }
+
+    /// The moment.
+    #[must_use]
+    pub fn at(self) -> Instant {
+        self.0
+    }
 }
 
 /// The extension that the layers share.

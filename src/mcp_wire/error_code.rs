@@ -22,7 +22,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | -32011 | `DnsFailed`, `ConnectFailed`, `TlsFailed` |
 /// | -32012 | `ConnectionTerminated`, `BadResponse`, `UpgradeFailed` |
 /// | -32013 | `ResponseHeadersTooLarge`, `ResponseTooLarge` |
-/// | -32014 | `DnsTimeout`, `ConnectTimeout`, `HeaderTimeout` |
+/// | -32014 | `DnsTimeout`, `ConnectTimeout`, `HeaderTimeout`, `TotalTimeout` |
 /// | -32015 | `Loop` |
 #[must_use]
 pub fn error_code(kind: RejectionKind) -> i32 {
@@ -47,7 +47,7 @@ pub fn error_code(kind: RejectionKind) -> i32 {
         K::DnsFailed | K::ConnectFailed | K::TlsFailed => -32011,
         K::ConnectionTerminated | K::BadResponse | K::UpgradeFailed => -32012,
         K::ResponseHeadersTooLarge | K::ResponseTooLarge => -32013,
-        K::DnsTimeout | K::ConnectTimeout | K::HeaderTimeout => -32014,
+        K::DnsTimeout | K::ConnectTimeout | K::HeaderTimeout | K::TotalTimeout => -32014,
         K::Loop => -32015,
     }
 }

@@ -52,102 +52,66 @@ pub(crate) enum Verdict {
     Stop(usize, u16),
 }
 
-/// Follows the frames of one direction.
-#[derive(Debug)]
-pub(crate) struct FrameReader {
-    limits: WebSocketLimits,
+/// Where a stream stands: between two frames, in a frame's header, or in its payload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Position {
     header: [u8; 14],
     have: usize,
     /// Payload bytes of the current frame still to come.
     payload: u64,
-    mask: Option<[u8; 4]>,
-    is_close: bool,
-    close: [u8; 2],
-    close_have: usize,
-    message: u64,
-    tokens: f64,
-    allowance: f64,
-    last: Option<Duration>,
-    pub(crate) close_code: Option<u16>,
 }
 
-impl FrameReader {
-    pub(crate) fn new(limits: WebSocketLimits) -> Self {
-        Self {
-            limits,
-            header: [0; 14],
-            have: 0,
-            payload: 0,
-            mask: None,
-            is_close: false,
-            close: [0; 2],
-            close_have: 0,
-            message: 0,
-            tokens: f64::from(limits.frames_per_second.unwrap_or(0)),
-            allowance: as_float(limits.bytes_per_second.unwrap_or(0)),
-            last: None,
-            close_code: None,
-        }
-    }
+/// What a complete header says.
+struct Header {
+    first: u8,
+    length: u64,
+    mask: Option<[u8; 4]>,
+}
 
+impl Position {
     /// Whether the stream stands between two frames.
-    pub(crate) fn at_boundary(&self) -> bool {
+    pub(super) fn at_boundary(&self) -> bool {
         self.have == 0 && self.payload == 0
     }
 
-    /// Whether rates are limited, so that [`Self::read`] needs the time.
-    pub(crate) fn is_metered(&self) -> bool {
-        self.limits.frames_per_second.is_some() || self.limits.bytes_per_second.is_some()
-    }
-
-    /// Follows `data`. `now` is any monotonic time.
-    pub(crate) fn read(&mut self, data: &[u8], now: Duration) -> Verdict {
-        self.refill(now);
-        let mut at = 0;
-        // Where the frame that is being read begins in `data`; a frame that began earlier has passed in part already.
-        let mut frame_start = None;
-        while at < data.len() {
-            if self.payload > 0 {
-                let rest = data.get(at..).unwrap_or_default();
-                let take = usize::try_from(self.payload).unwrap_or(usize::MAX).min(rest.len());
-                self.note_close(rest.get(..take).unwrap_or_default());
-                self.payload -= take as u64;
-                self.allowance -= as_float(take as u64);
-                at += take;
-                if self.payload == 0 {
-                    self.end_frame();
-                }
-                continue;
-            }
-            if self.have == 0 {
-                frame_start = Some(at);
-            }
-            if let (Some(slot), Some(byte)) = (self.header.get_mut(self.have), data.get(at)) {
-                *slot = *byte;
-            }
-            self.have += 1;
-            at += 1;
-            if self.have == self.header_len() {
-                if let Some(code) = self.begin_frame() {
-                    if frame_start.is_some() {
-                        // Nothing of the frame has passed: what has passed ends at a boundary.
-                        self.have = 0;
-                        self.payload = 0;
-                    }
-                    return Verdict::Stop(frame_start.unwrap_or(0), code);
-                }
-                if self.payload == 0 {
-                    self.end_frame();
-                }
+    /// Follows `data` up to the end of a header or of a frame at most; returns how much that was.
+    pub(super) fn advance(&mut self, data: &[u8]) -> usize {
+        if self.payload > 0 {
+            return self.skip(data.len());
+        }
+        for (taken, byte) in data.iter().enumerate() {
+            if self.header_byte(*byte).is_some() {
+                return taken + 1;
             }
         }
-        Verdict::Pass
+        data.len()
     }
 
-    /// How long the sender has to wait before more may pass.
-    pub(crate) fn delay(&self) -> Option<Duration> {
-        let rate = self.limits.bytes_per_second?;
-        (self.allowance < 0.0).then(|| Duration::from_secs_f64((-self.allowance / as_float(rate.max(1))).min(60.0)))
+    /// Leaves behind as much of the payload as there is.
+    fn skip(&mut self, available: usize) -> usize {
+        let take = usize::try_from(self.payload).unwrap_or(usize::MAX).min(available);
+        self.payload -= take as u64;
+        take
+    }
+
+    fn header_byte(&mut self, byte: u8) -> Option<Header> {
+        if let Some(slot) = self.header.get_mut(self.have) {
+            *slot = byte;
+        }
+        self.have += 1;
+        if self.have < self.header_len() {
+            return None;
+        }
+        self.have = 0;
+        let [first, second, ext @ ..] = self.header;
+        let (length, mask_at) = match second & 0x7f {
+            126 => (u64::from(u16::from_be_bytes([ext[0], ext[1]])), 2),
+            127 => (u64::from_be_bytes([ext[0], ext[1], ext[2], ext[3], ext[4], ext[5], ext[6], ext[7]]), 8),
+            short => (u64::from(short), 0),
+        };
+        self.payload = length;
+        let mask = (second & 0x80 != 0).then(|| ext.get(mask_at..mask_at + 4).and_then(|m| m.try_into().ok())).flatten();
+        Some(Header { first, length, mask })
     }
 
     fn header_len(&self) -> usize {
@@ -162,21 +126,117 @@ impl FrameReader {
         };
         2 + extended + if second & 0x80 == 0 { 0 } else { 4 }
     }
+}
+
+/// Follows the frames of one direction.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    limits: WebSocketLimits,
+    position: Position,
+    mask: Option<[u8; 4]>,
+    is_close: bool,
+    close: [u8; 2],
+    close_have: usize,
+    message: u64,
+    tokens: f64,
+    allowance: f64,
+    last: Option<Duration>,
+    pub(crate) close_code: Option<u16>,
+    /// Pings and Pongs so far. They wrap: only that they have changed says something.
+    pub(super) pings: u32,
+    pub(super) pongs: u32,
+}
+
+impl FrameReader {
+    pub(crate) fn new(limits: WebSocketLimits) -> Self {
+        Self {
+            limits,
+            position: Position::default(),
+            mask: None,
+            is_close: false,
+            close: [0; 2],
+            close_have: 0,
+            message: 0,
+            tokens: f64::from(limits.frames_per_second.unwrap_or(0)),
+            allowance: as_float(limits.bytes_per_second.unwrap_or(0)),
+            last: None,
+            close_code: None,
+            pings: 0,
+            pongs: 0,
+        }
+    }
+
+    /// Whether the stream stands between two frames.
+    pub(crate) fn at_boundary(&self) -> bool {
+        self.position.at_boundary()
+    }
+
+    /// Where the stream stands.
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Whether rates are limited, so that [`Self::read`] needs the time.
+    pub(crate) fn is_metered(&self) -> bool {
+        self.limits.frames_per_second.is_some() || self.limits.bytes_per_second.is_some()
+    }
+
+    /// Follows `data`. `now` is any monotonic time.
+    pub(crate) fn read(&mut self, data: &[u8], now: Duration) -> Verdict {
+        self.refill(now);
+        let mut at = 0;
+        // Where the frame that is being read begins in `data`; a frame that began earlier has passed in part already.
+        let mut frame_start = None;
+        while at < data.len() {
+            if self.position.payload > 0 {
+                let rest = data.get(at..).unwrap_or_default();
+                let take = self.position.skip(rest.len());
+                self.note_close(rest.get(..take).unwrap_or_default());
+                self.allowance -= as_float(take as u64);
+                at += take;
+                if self.position.payload == 0 {
+                    self.end_frame();
+                }
+                continue;
+            }
+            if self.position.at_boundary() {
+                frame_start = Some(at);
+            }
+            let header = data.get(at).and_then(|byte| self.position.header_byte(*byte));
+            at += 1;
+            if let Some(header) = header {
+                if let Some(code) = self.begin_frame(&header) {
+                    // If nothing of the frame has passed, what has passed ends at a boundary; if a part of its header has, it does not.
+                    self.position = Position { have: usize::from(frame_start.is_none()), ..Position::default() };
+                    return Verdict::Stop(frame_start.unwrap_or(0), code);
+                }
+                if header.length == 0 {
+                    self.end_frame();
+                }
+            }
+        }
+        Verdict::Pass
+    }
+
+    /// How long the sender has to wait before more may pass.
+    pub(crate) fn delay(&self) -> Option<Duration> {
+        let rate = self.limits.bytes_per_second?;
+        (self.allowance < 0.0).then(|| Duration::from_secs_f64((-self.allowance / as_float(rate.max(1))).min(60.0)))
+    }
 
     /// The header is complete. Returns the close code if a limit is exceeded.
-    fn begin_frame(&mut self) -> Option<u16> {
-        let [first, second, ext @ ..] = self.header;
-        let (length, mask_at) = match second & 0x7f {
-            126 => (u64::from(u16::from_be_bytes([ext[0], ext[1]])), 2),
-            127 => (u64::from_be_bytes([ext[0], ext[1], ext[2], ext[3], ext[4], ext[5], ext[6], ext[7]]), 8),
-            short => (u64::from(short), 0),
-        };
-        self.mask = (second & 0x80 != 0).then(|| ext.get(mask_at..mask_at + 4).and_then(|m| m.try_into().ok())).flatten();
+    fn begin_frame(&mut self, header: &Header) -> Option<u16> {
+        let &Header { first, length, mask } = header;
+        self.mask = mask;
         let opcode = first & 0x0f;
         let control = opcode & 0x08 != 0;
         self.is_close = opcode == 0x08;
         self.close_have = 0;
-        self.payload = length;
+        match opcode {
+            0x09 => self.pings = self.pings.wrapping_add(1),
+            0x0a => self.pongs = self.pongs.wrapping_add(1),
+            _ => {}
+        }
         if !control {
             if opcode != 0 {
                 self.message = 0;
@@ -196,7 +256,6 @@ impl FrameReader {
     }
 
     fn end_frame(&mut self) {
-        self.have = 0;
         if self.is_close {
             let code = if self.close_have == 2 { u16::from_be_bytes(self.close) } else { 1005 };
             self.close_code.get_or_insert(code);
@@ -320,6 +379,29 @@ mod tests {
         let mut huge = vec![0x80, 127];
         huge.extend_from_slice(&u64::MAX.to_be_bytes());
         assert_eq!(reader.read(&huge, Duration::ZERO), Verdict::Stop(0, 1009));
+    }
+
+    #[test]
+    fn a_frame_that_has_passed_in_part_leaves_no_boundary() {
+        let mut reader = FrameReader::new(WebSocketLimits::none().frames_per_second(1));
+        let ping = frame(0x89, 0, true);
+        for _ in 0..2 {
+            assert_eq!(reader.read(&ping, Duration::ZERO), Verdict::Pass);
+        }
+        assert_eq!(reader.read(&ping[..3], Duration::ZERO), Verdict::Pass);
+        assert_eq!(reader.read(&ping[3..], Duration::ZERO), Verdict::Stop(0, 1008));
+        assert!(!reader.at_boundary());
+    }
+
+    #[test]
+    fn pings_and_pongs_are_counted() {
+        let mut reader = FrameReader::new(WebSocketLimits::none());
+        for first in [0x89, 0x8a, 0x01, 0x89, 0x80] {
+            for byte in frame(first, 3, true) {
+                reader.read(&[byte], Duration::ZERO);
+            }
+        }
+        assert_eq!((reader.pings, reader.pongs), (2, 1));
     }
 
     #[test]

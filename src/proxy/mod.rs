@@ -9,7 +9,8 @@
 //! 4. Only WebSocket upgrades are relayed. Both sides of the handshake are checked before a byte of the new protocol crosses; an
 //!    answer that was not asked for is 502.
 //! 5. Bodies stream. A client that goes away closes its upstream connection at once.
-//! 6. Tunnels and event streams end when their token is revoked, a new policy forbids their target, or the server drains.
+//! 6. In a WebSocket only Pings of the proxy's own are added, if [`WebSocketPing`] is set, and their answers kept back.
+//! 7. Tunnels and event streams end when their token is revoked, a new policy forbids their target, or the server drains.
 //!
 //! **Not forwarded**: interim responses but `100` (hyper's server cannot send them), and `Proxy-Status` trailers: a response that
 //! breaks off in mid-body is aborted, so that it cannot be taken for a whole one.
@@ -38,11 +39,14 @@
 //! ```
 
 mod credentials;
+mod flow;
 mod frames;
+mod ping;
 mod sanitize;
 mod service;
 mod tunnel;
 mod websocket;
 
 pub use frames::WebSocketLimits;
+pub use ping::WebSocketPing;
 pub use service::{ForwardedFields, ProxyBody, ProxyService, ProxyServiceBuilder, ResponseFuture};

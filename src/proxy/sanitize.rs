@@ -47,6 +47,30 @@ fn is_alias(name: &str) -> bool {
     is_identity(&plain) || is_hop_by_hop(&plain) || is_protected(&plain)
 }
 
+/// Names that most messages consist of, and that no rule here is about. A message of nothing else needs no second look.
+static PLAIN: [HeaderName; 16] = [
+    header::HOST,
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::ACCEPT,
+    header::DATE,
+    header::USER_AGENT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::SERVER,
+    header::VARY,
+    header::ETAG,
+    HeaderName::from_static("mcp-session-id"),
+    HeaderName::from_static("mcp-protocol-version"),
+    HeaderName::from_static("last-event-id"),
+];
+
+fn is_all_plain(headers: &HeaderMap) -> bool {
+    headers.keys().all(|name| PLAIN.contains(name))
+}
+
 /// Removes every field for which `doomed` holds, without a list on the side: there are few of them in an honest message.
 fn remove_where(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
     while let Some(name) = headers.keys().find(|name| doomed(name.as_str())).cloned() {
@@ -98,6 +122,10 @@ pub(crate) fn request(
     via: &Via,
     keep_forwarded: bool,
 ) -> Result<(), Rejection> {
+    if is_all_plain(headers) {
+        headers.append(header::VIA, via.entry(version));
+        return Ok(());
+    }
     if via.seen_in(headers) {
         return Err(Rejection::new(RejectionKind::Loop));
     }
@@ -183,22 +211,24 @@ pub(crate) fn is_last_hop(method: &Method, headers: &HeaderMap) -> bool {
 
 /// Cleans the head of a response.
 pub(crate) fn response(headers: &mut HeaderMap, status: StatusCode, style: TargetStyle) {
-    // hyper's client has used Transfer-Encoding where both were there; a Content-Length beside it is not to be believed.
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
-    }
-    if headers.contains_key(header::CONNECTION) {
-        for option in connection_options(headers) {
-            if let Ok(name) = HeaderName::from_bytes(option.as_bytes()) {
-                headers.remove(name);
+    let gateway = is_gateway(style);
+    if !is_all_plain(headers) {
+        // hyper's client has used Transfer-Encoding where both were there; a Content-Length beside it is not to be believed.
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        if headers.contains_key(header::CONNECTION) {
+            for option in connection_options(headers) {
+                if let Ok(name) = HeaderName::from_bytes(option.as_bytes()) {
+                    headers.remove(name);
+                }
             }
         }
+        let ours = style != TargetStyle::AbsoluteForm;
+        remove_where(headers, |name| {
+            is_hop_by_hop(name) || (gateway && speaks_for_our_origin(name)) || (ours && name == PROXY_STATUS.as_str())
+        });
     }
-    let gateway = is_gateway(style);
-    let ours = style != TargetStyle::AbsoluteForm;
-    remove_where(headers, |name| {
-        is_hop_by_hop(name) || (gateway && speaks_for_our_origin(name)) || (ours && name == PROXY_STATUS.as_str())
-    });
     if status == StatusCode::NO_CONTENT || status.is_informational() {
         headers.remove(header::CONTENT_LENGTH);
     }
@@ -294,6 +324,17 @@ mod tests {
         let mut h = map(&lines);
         clean(&mut h, TargetStyle::AbsoluteForm).unwrap();
         assert_eq!(h.len(), lines.len() + 1);
+    }
+
+    /// The short way must not lead past a rule.
+    #[test]
+    fn no_rule_is_about_plain_names() {
+        for name in &PLAIN {
+            let name = name.as_str();
+            assert!(!is_hop_by_hop(name) && !is_identity(name) && !is_alias(name) && !is_browser_metadata(name), "{name}");
+            assert!(!speaks_for_our_origin(name) && name != PROXY_STATUS.as_str(), "{name}");
+            assert!(!["via", "te", "transfer-encoding", "connection", "expect", "max-forwards", "trailer"].contains(&name));
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tower_service::Service;
 use super::{
     credentials::{self, WithoutFields},
     frames::WebSocketLimits,
+    ping::WebSocketPing,
     sanitize::{self, Via},
     tunnel::{self, TunnelLimits},
     websocket::{self, Asked, Offer},
@@ -98,7 +99,7 @@ impl ProxyService {
             expose: false,
             forwarded: ForwardedFields::Off,
             stream_idle: idle,
-            tunnel: TunnelLimits { idle, total: None, websocket: WebSocketLimits::none() },
+            tunnel: TunnelLimits { idle, total: None, websocket: WebSocketLimits::none(), ping: None },
             shutdown: None,
             close_on_swap: true,
             track: None,
@@ -162,6 +163,13 @@ impl ProxyServiceBuilder {
     /// Limits of each direction of a WebSocket. Default: none.
     pub fn websocket_limits(mut self, limits: WebSocketLimits) -> Self {
         self.0.tunnel.websocket = limits;
+        self
+    }
+
+    /// Pings into quiet WebSockets: they keep middleboxes from forgetting the connection, and find ends that are gone. Default:
+    /// none.
+    pub fn websocket_ping(mut self, ping: Option<WebSocketPing>) -> Self {
+        self.0.tunnel.ping = ping;
         self
     }
 

@@ -2,12 +2,11 @@
 //!
 //! Nothing is re-framed: extensions, subprotocols, close codes and half-closes survive. One buffer a thread serves every tunnel of
 //! that thread: what was read is written on at once, and only what the other side does not take is kept. So an idle tunnel holds no
-//! buffer, a busy one moves large pieces, and a stalled reader holds at most one piece.
+//! buffer, a busy one moves large pieces, and a stalled reader holds at most one piece. Pings of our own go between two frames.
 
 use std::{
-    cell::RefCell,
     future::Future,
-    io,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -15,18 +14,16 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, Sleep},
 };
 
-use super::frames::{FrameReader, Verdict, WebSocketLimits, close_frame};
+use super::{
+    flow::{Flow, Step},
+    frames::{FrameReader, Verdict, WebSocketLimits, close_frame},
+    ping::{Action, End, News, WebSocketPing},
+};
 use crate::context::{ClosedBy, Outcome, RecordHandle};
-
-const PIECE: usize = 64 * 1024;
-
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into_boxed_slice());
-}
 
 /// Limits of a tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -34,136 +31,103 @@ pub(crate) struct TunnelLimits {
     pub(crate) idle: Duration,
     pub(crate) total: Option<Duration>,
     pub(crate) websocket: WebSocketLimits,
+    pub(crate) ping: Option<WebSocketPing>,
 }
 
-/// One direction.
-struct Flow {
-    kept: Vec<u8>,
-    at: usize,
-    bytes: u64,
-    ended: bool,
-    shut: bool,
-    dirty: bool,
-    frames: Option<FrameReader>,
-    hold: Option<Pin<Box<Sleep>>>,
+/// Our Pings to both ends, with one timer that is wound up again only when it rings or would ring too late.
+struct Pinger {
+    sleep: Pin<Box<Sleep>>,
+    client: End,
+    target: End,
 }
 
-enum Step {
-    Ended,
-    Exceeded(u16),
+enum Pinged {
+    Nothing,
+    /// A flow has something to write.
+    Sent,
+    Unanswered,
 }
 
-impl Flow {
-    fn new(early: Bytes, frames: Option<FrameReader>) -> Self {
-        Self { kept: early.into(), at: 0, bytes: 0, ended: false, shut: false, dirty: false, frames, hold: None }
+impl Pinger {
+    fn new(settings: WebSocketPing, now: Instant) -> Self {
+        Self {
+            sleep: Box::pin(tokio::time::sleep(settings.interval)),
+            client: End::new(settings, false, now),
+            target: End::new(settings, true, now),
+        }
     }
 
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, moved: &mut bool) -> Poll<io::Result<Step>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        SCRATCH.with_borrow_mut(|scratch| {
-            loop {
-                ready!(self.poll_write_kept(cx, writer, moved))?;
-                if self.ended {
-                    if !self.shut {
-                        ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
-                        self.shut = true;
-                    }
-                    return Poll::Ready(Ok(Step::Ended));
-                }
-                if let Some(hold) = &mut self.hold {
-                    ready!(hold.as_mut().poll(cx));
-                    self.hold = None;
-                }
-                let mut buf = ReadBuf::new(scratch);
-                match Pin::new(&mut *reader).poll_read(cx, &mut buf)? {
-                    Poll::Pending => {
-                        if self.dirty {
-                            ready!(Pin::new(&mut *writer).poll_flush(cx))?;
-                            self.dirty = false;
-                        }
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(()) => *moved = true,
-                }
-                let data = buf.filled();
-                if data.is_empty() {
-                    self.ended = true;
-                    continue;
-                }
-                if let Some(code) = self.take(cx, data, writer)? {
-                    return Poll::Ready(Ok(Step::Exceeded(code)));
+    fn poll(&mut self, cx: &mut Context<'_>, up: &mut Flow, down: &mut Flow) -> Pinged {
+        // After a Close frame nothing may follow (RFC 6455 §5.5.1); the idle time ends such a tunnel.
+        if [&*up, &*down].iter().any(|flow| flow.frames.as_ref().is_none_or(|f| f.close_code.is_some())) {
+            return Pinged::Nothing;
+        }
+        loop {
+            let now = Instant::now();
+            let mut next = None;
+            for look in [look(&mut self.client, up, down, now), look(&mut self.target, down, up, now)] {
+                match look {
+                    Look::Sent => return Pinged::Sent,
+                    Look::Lost => return Pinged::Unanswered,
+                    Look::Wait(at) => next = Some(next.map_or(at, |next: Instant| next.min(at))),
+                    Look::Nothing => {}
                 }
             }
-        })
-    }
-
-    /// Passes on what was just read; returns a close code if it must not pass.
-    fn take<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, data: &[u8], writer: &mut W) -> io::Result<Option<u16>> {
-        let mut data = data;
-        let mut stop = None;
-        if let Some(frames) = &mut self.frames {
-            let now = if frames.is_metered() { Instant::now().duration_since(*EPOCH) } else { Duration::ZERO };
-            if let Verdict::Stop(upto, code) = frames.read(data, now) {
-                data = data.get(..upto).unwrap_or_default();
-                stop = Some(code);
+            let Some(next) = next else { return Pinged::Nothing };
+            if self.sleep.deadline() > next || self.sleep.is_elapsed() {
+                self.sleep.as_mut().reset(next);
             }
-            self.hold = frames.delay().map(|delay| Box::pin(tokio::time::sleep(delay)));
-        }
-        let mut written = 0;
-        while written < data.len() {
-            match Pin::new(&mut *writer).poll_write(cx, data.get(written..).unwrap_or_default())? {
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(n) => written += n,
-                Poll::Pending => break,
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Pinged::Nothing;
             }
         }
-        self.dirty = true;
-        self.bytes += written as u64;
-        if written < data.len() {
-            self.kept = data.get(written..).unwrap_or_default().to_vec();
-            self.at = 0;
-        }
-        Ok(stop)
-    }
-
-    fn poll_write_kept<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        writer: &mut W,
-        moved: &mut bool,
-    ) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.kept.get(self.at..).filter(|rest| !rest.is_empty()) {
-            let n = ready!(Pin::new(&mut *writer).poll_write(cx, rest))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.at += n;
-            self.bytes += n as u64;
-            self.dirty = true;
-            *moved = true;
-        }
-        if !self.kept.is_empty() {
-            self.kept = Vec::new();
-            self.at = 0;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn at_boundary(&self) -> bool {
-        self.kept.is_empty() && self.frames.as_ref().is_none_or(FrameReader::at_boundary)
     }
 }
 
-static EPOCH: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+enum Look {
+    Sent,
+    Lost,
+    Wait(Instant),
+    /// The end cannot be asked. What can change that moves a flow, and that is looked at.
+    Nothing,
+}
+
+/// Looks at one end: `from` it bytes come, `to` it they go.
+fn look(end: &mut End, from: &mut Flow, to: &mut Flow, now: Instant) -> Look {
+    if from.ended || to.ended {
+        return Look::Nothing;
+    }
+    let asked = to.frames.as_ref().map_or(0, |f| f.pings);
+    let replies = from.frames.as_ref().map_or(0, |f| f.pongs);
+    let news = News {
+        heard: mem::take(&mut from.signs.heard) || !from.signs.listening,
+        answered: mem::take(&mut from.signs.answered) || replies != from.signs.pongs,
+        asked: asked != to.signs.pings,
+        sending: to.is_injecting(),
+    };
+    from.signs.pongs = replies;
+    to.signs.pings = asked;
+    match end.look(now, news) {
+        Action::Wait(at) => Look::Wait(at),
+        Action::Lost => Look::Lost,
+        Action::Ping if !to.at_boundary() => Look::Nothing,
+        Action::Ping => {
+            if let (None, Some(frames)) = (&from.pongs, &from.frames) {
+                from.pongs = Some(Box::new(end.filter(frames.position())));
+            }
+            to.inject(end.ping(now));
+            Look::Sent
+        }
+    }
+}
 
 /// How a tunnel ended.
 pub(crate) struct Ended {
     pub(crate) by: ClosedBy,
     pub(crate) outcome: Outcome,
     pub(crate) close_code: Option<u16>,
+    /// Why the proxy ended it, where the code alone does not say it.
+    pub(crate) reason: Option<&'static str>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 }
@@ -177,6 +141,7 @@ impl Ended {
                 r.closed_by = Some(self.by);
                 r.close_code = self.close_code;
                 r.outcome = self.outcome;
+                r.reason = self.reason.or(r.reason);
             });
         }
     }
@@ -209,6 +174,7 @@ where
     drop(early_from_target);
     let start = Instant::now();
     let mut idle = IdleTimer::new(start, limits);
+    let mut pinger = limits.ping.filter(|_| is_websocket).map(|settings| Pinger::new(settings, start));
     let mut closing = std::pin::pin!(closing);
     let mut asked_to_close = early_stop;
     let (mut up_done, mut down_done) = (false, false);
@@ -257,6 +223,15 @@ where
             if moved {
                 idle.touch();
             }
+            if asked_to_close.is_none()
+                && let Some(pinger) = &mut pinger
+            {
+                match pinger.poll(cx, &mut up, &mut down) {
+                    Pinged::Nothing => {}
+                    Pinged::Sent => continue,
+                    Pinged::Unanswered => return Poll::Ready(Stop::Unanswered),
+                }
+            }
             if idle.poll(cx).is_ready() {
                 return Poll::Ready(match asked_to_close {
                     Some(_) => Stop::Broken,
@@ -276,6 +251,7 @@ where
         by: first_end.unwrap_or(ClosedBy::Proxy),
         outcome: Outcome::Complete,
         close_code,
+        reason: None,
         bytes_in: up.bytes,
         bytes_out: down.bytes,
     };
@@ -291,6 +267,10 @@ where
         }
         Stop::Exceeded(code) | Stop::Close(code) => Some(code),
         Stop::Idle => Some(1001),
+        Stop::Unanswered => {
+            ended.reason = Some("ping_unanswered");
+            Some(1011)
+        }
     };
     if let Some(code) = ours {
         ended.by = ClosedBy::Proxy;
@@ -320,6 +300,7 @@ enum Stop {
     Both,
     Broken,
     Idle,
+    Unanswered,
     Exceeded(u16),
     Close(u16),
 }

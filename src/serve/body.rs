@@ -5,7 +5,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, Bytes};
@@ -13,19 +13,32 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::{drain::StreamEnd, flow::Flow};
+use super::{
+    drain::StreamEnd,
+    flow::Flow,
+    streams::{Round, Streams},
+};
 use crate::rejection::{Rejection, RejectionKind};
 
-/// The request body that [`Server`](super::Server) hands to the service: hyper's, with the server's time limits.
+/// The request body that [`Server`](super::Server) hands to the service: hyper's, with the server's time limits, or one that had
+/// arrived as a whole together with its head.
 #[derive(Debug)]
-pub struct RequestBody {
-    inner: Incoming,
-    flow: Option<Arc<Flow>>,
+pub struct RequestBody(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Whole(Bytes),
+    Stream { inner: Incoming, flow: Option<Arc<Flow>> },
 }
 
 impl RequestBody {
     pub(super) fn new(inner: Incoming, flow: Option<Arc<Flow>>) -> Self {
-        Self { inner, flow }
+        Self(Inner::Stream { inner, flow })
+    }
+
+    /// All of it; empty for none.
+    pub(super) fn whole(bytes: Bytes) -> Self {
+        Self(Inner::Whole(bytes))
     }
 }
 
@@ -34,58 +47,70 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let me = &mut *self;
-        let Some(flow) = &me.flow else {
-            return Pin::new(&mut me.inner).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(BodyError::client)));
+        let (inner, flow_slot) = match &mut self.0 {
+            Inner::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
+            }
+            Inner::Stream { inner, flow } => (inner, flow),
+        };
+        let Some(flow) = flow_slot else {
+            return Pin::new(inner).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(BodyError::client)));
         };
         if flow.malformed() {
             flow.body_abandoned();
-            me.flow = None;
+            *flow_slot = None;
             return Poll::Ready(Some(Err(BodyError::malformed())));
         }
         if flow.body_timed_out() {
             flow.body_abandoned();
-            me.flow = None;
+            *flow_slot = None;
             return Poll::Ready(Some(Err(BodyError::timeout())));
         }
-        match Pin::new(&mut me.inner).poll_frame(cx) {
+        match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Pending => {
                 flow.body_pending(cx.waker());
                 Poll::Pending
             }
             Poll::Ready(Some(Ok(frame))) => {
                 flow.body_bytes(frame.data_ref().map_or(0, |d| d.remaining() as u64));
-                if frame.is_trailers() || me.inner.is_end_stream() {
+                if frame.is_trailers() || inner.is_end_stream() {
                     flow.body_ended();
-                    me.flow = None;
+                    *flow_slot = None;
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 flow.body_abandoned();
-                me.flow = None;
+                *flow_slot = None;
                 Poll::Ready(Some(Err(BodyError::client(error))))
             }
             Poll::Ready(None) => {
                 flow.body_ended();
-                me.flow = None;
+                *flow_slot = None;
                 Poll::Ready(None)
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.0 {
+            Inner::Whole(bytes) => bytes.is_empty(),
+            Inner::Stream { inner, .. } => inner.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.0 {
+            Inner::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Inner::Stream { inner, .. } => inner.size_hint(),
+        }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(flow) = &self.flow {
+        if let Inner::Stream { flow: Some(flow), .. } = &self.0 {
             flow.body_abandoned();
         }
     }
@@ -172,39 +197,58 @@ impl Drop for ReplyGuard {
     }
 }
 
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
 pin_project! {
     /// The service's response body under the server's eyes.
     #[derive(Debug)]
-    pub struct ReplyBody<B> {
+    pub(super) struct ReplyBody<B> {
         #[pin]
         inner: B,
         guard: ReplyGuard,
-        per_stream: bool,
+        streams: Option<Arc<Streams>>,
         end: Option<StreamEnd>,
+        failed: Option<(BoxError, Round)>,
     }
 }
 
 impl<B> ReplyBody<B> {
-    /// `per_stream`: HTTP/2, where only the body shows whether the client takes its bytes. `end`: an event stream that the
-    /// drain may end.
-    pub(super) fn new(inner: B, guard: ReplyGuard, per_stream: bool, end: Option<StreamEnd>) -> Self {
-        Self { inner, guard, per_stream, end }
+    /// `streams`: HTTP/2, where only the body shows whether the client takes its bytes. `end`: an event stream that the drain may
+    /// end.
+    pub(super) fn new(inner: B, guard: ReplyGuard, streams: Option<Arc<Streams>>, end: Option<StreamEnd>) -> Self {
+        Self { inner, guard, streams, end, failed: None }
     }
 }
 
-impl<B: Body> Body for ReplyBody<B> {
+impl<B> Body for ReplyBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let me = self.project();
-        let result = me.inner.poll_frame(cx);
-        if *me.per_stream {
+        if let (Some((_, round)), Some(streams)) = (&me.failed, &me.streams) {
+            ready!(streams.poll_round(*round, cx));
+            return Poll::Ready(me.failed.take().map(|(error, _)| Err(error)));
+        }
+        let result = me.inner.poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)));
+        if let Some(streams) = me.streams {
             let bytes = match &result {
                 Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, |d| d.remaining() as u64),
                 _ => 0,
             };
             me.guard.flow().reply_polled(result.is_pending(), bytes);
+            if let Poll::Ready(Some(Err(error))) = result {
+                // The error resets the stream, and a reset throws away what is queued for it: without a word more the client
+                // would not even see the head. So the connection's task gets the time to write that out.
+                me.guard.flow().reply_polled(true, 0);
+                let round = streams.round_after_next();
+                *me.failed = Some((error, round));
+                return streams.poll_round(round, cx).map(|()| me.failed.take().map(|(error, _)| Err(error)));
+            }
         }
         if result.is_pending()
             && let Some(end) = me.end

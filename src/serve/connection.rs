@@ -11,6 +11,7 @@ use std::{
     task::Poll,
 };
 
+use bytes::BytesMut;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::server::conn::{http1::UpgradeableConnection, http2};
@@ -20,12 +21,13 @@ use tower_service::Service;
 
 use super::{
     body::RequestBody,
+    direct::{self, Direct},
     drain::{Stage, Stages, TunnelGuard},
     flow::Flow,
-    io::{Io, Prefix, Stream},
+    io::{Io, Stream, sniff},
     keeper::{Keeper, Verdict},
     proxy_protocol::{self, ProxyHeaderError},
-    server::Inner,
+    server::{H2Settings, Inner, PerConnection},
     service::{Adapter, Shared},
     stats::Counter,
     streams::{StreamExecutor, Streams},
@@ -47,7 +49,7 @@ pub(super) struct Connection {
 /// What the first bytes have shown.
 struct Opened {
     stream: Stream,
-    prefix: Prefix,
+    prefix: BytesMut,
     h2: bool,
     info: ConnectionInfo,
 }
@@ -62,26 +64,36 @@ impl Connection {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let Self { inner, peer, place } = self;
-        let Some(opened) = open_in_time(&inner, stream, peer).await else { return };
+        let live = inner.settings.live();
+        let Some(opened) = open_in_time(&inner, &live, stream, peer).await else { return };
         let flow = Arc::new(Flow::default());
         if opened.h2 {
             flow.without_framing();
         }
-        let io = TokioIo::new(Io::new(opened.stream, opened.prefix, Arc::clone(&flow), Some(place.permit)));
-        let shared = Shared { info: opened.info, stages: Arc::clone(&inner.stages), hsts: inner.settings.hsts.clone() };
-        let shared = Arc::new(shared);
+        let mut io = Box::new(Io::new(opened.stream, opened.prefix, Arc::clone(&flow), Some(place.permit)));
         let streams = opened.h2.then(Arc::<Streams>::default);
-        let keeper =
-            Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&inner.settings.times), Arc::clone(&inner.counters));
-        let adapter = Adapter::new(service, shared, flow, streams.clone());
+        let (info, stages, hsts) = (opened.info, Arc::clone(&inner.stages), inner.settings.hsts.clone());
+        let shared = Arc::new(Shared { info, stages, hsts, streams: streams.clone() });
+        let mut keeper = Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&live.times), Arc::clone(&inner.counters));
+        let mut service = service;
+        if streams.is_none() {
+            let connection = direct::Connection::new(io, service, Arc::clone(&shared), Arc::clone(&flow));
+            let leave = |c: Pin<&mut direct::Connection<S, B>>| c.get_mut().leave();
+            match drive(connection, leave, &mut keeper, &inner.stages).await {
+                Some(Direct::HandOver { io: rest, service: same }) => (io, service) = (rest, same),
+                Some(Direct::Ended) | None => return,
+            }
+        }
+        let io = TokioIo::new(io);
+        let adapter = Adapter::new(service, shared, flow);
         let end = match streams {
             None => {
-                let connection = inner.settings.h1.serve_connection(io, adapter).with_upgrades();
-                drive(connection, UpgradeableConnection::graceful_shutdown, keeper, &inner.stages).await
+                let connection = live.h1.serve_connection(io, adapter).with_upgrades();
+                drive(connection, UpgradeableConnection::graceful_shutdown, &mut keeper, &inner.stages).await
             }
             Some(streams) => {
-                let connection = h2_builder(&inner, &streams).serve_connection(io, adapter);
-                let end = drive(connection, http2::Connection::graceful_shutdown, keeper, &inner.stages).await;
+                let connection = h2_builder(&live.h2, &streams).serve_connection(io, adapter);
+                let end = drive(connection, http2::Connection::graceful_shutdown, &mut keeper, &inner.stages).await;
                 streams.abort_all();
                 end
             }
@@ -95,8 +107,7 @@ impl Connection {
     }
 }
 
-fn h2_builder(inner: &Inner, streams: &Arc<Streams>) -> http2::Builder<StreamExecutor> {
-    let settings = &inner.settings.h2;
+fn h2_builder(settings: &H2Settings, streams: &Arc<Streams>) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(StreamExecutor(Arc::clone(streams)));
     builder
         .timer(TokioTimer::new())
@@ -114,8 +125,8 @@ fn h2_builder(inner: &Inner, streams: &Arc<Streams>) -> http2::Builder<StreamExe
 }
 
 /// Everything before HTTP has the header time together, and is dropped when the drain begins: no request is in flight yet.
-async fn open_in_time(inner: &Arc<Inner>, stream: TcpStream, peer: SocketAddr) -> Option<Opened> {
-    let mut opening = pin!(tokio::time::timeout(inner.settings.times.header, open(inner, stream, peer)));
+async fn open_in_time(inner: &Inner, live: &PerConnection, stream: TcpStream, peer: SocketAddr) -> Option<Opened> {
+    let mut opening = pin!(tokio::time::timeout(live.times.header, open(inner, live, stream, peer)));
     let mut draining = pin!(inner.stages.reached(Stage::Draining));
     let opened = std::future::poll_fn(|cx| match opening.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -135,9 +146,9 @@ async fn open_in_time(inner: &Arc<Inner>, stream: TcpStream, peer: SocketAddr) -
     }
 }
 
-async fn open(inner: &Inner, stream: TcpStream, peer: SocketAddr) -> io::Result<Opened> {
+async fn open(inner: &Inner, live: &PerConnection, stream: TcpStream, peer: SocketAddr) -> io::Result<Opened> {
     let (mut stream, mut peer) = (stream, peer);
-    if let Some(trusted) = &inner.settings.trusted_balancers {
+    if let Some(trusted) = &live.trusted_balancers {
         let told = if proxy_protocol::is_trusted(trusted, peer.ip()) {
             proxy_protocol::read(&mut stream).await
         } else {
@@ -158,18 +169,20 @@ async fn open(inner: &Inner, stream: TcpStream, peer: SocketAddr) -> io::Result<
         let h2 = session.alpn_protocol() == Some(b"h2");
         let certs = session.peer_certificates().map(|chain| chain.iter().map(|c| Box::from(c.as_ref())).collect());
         let info = ConnectionInfo::new(peer).with_tls(certs);
-        return Ok(Opened { stream: Stream::Tls(Box::new(stream)), prefix: Prefix::default(), h2, info });
+        return Ok(Opened { stream: Stream::Tls(Box::new(stream)), prefix: BytesMut::new(), h2, info });
     }
     let mut stream = Stream::Plain(stream);
-    let (prefix, h2) = Prefix::sniff(&mut stream).await?;
+    let (prefix, h2) = sniff(&mut stream).await?;
     Ok(Opened { stream, prefix, h2, info: ConnectionInfo::new(peer) })
 }
 
 /// Polls hyper's connection, the shutdown and the time-keeper in one task. `None`: the server ended it.
-async fn drive<C>(connection: C, goodbye: impl Fn(Pin<&mut C>), mut keeper: Keeper, stages: &Stages) -> Option<hyper::Result<()>>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
+async fn drive<C: Future>(
+    connection: C,
+    goodbye: impl Fn(Pin<&mut C>),
+    keeper: &mut Keeper,
+    stages: &Stages,
+) -> Option<C::Output> {
     let mut connection = pin!(connection);
     let mut changed = pin!(stages.changed());
     let mut seen = Stage::Running;

@@ -9,6 +9,8 @@ use std::{
     task::Waker,
 };
 
+use tokio::time::Instant;
+
 use super::framing::{Fault, Follows, Framing};
 
 /// The service or its reply body is at work.
@@ -36,6 +38,8 @@ const REPLY_STARTED: u32 = 1 << 10;
 
 /// The request's framing is not by the letter.
 const MALFORMED: u32 = 1 << 11;
+/// The reply has to be at its end at a moment that is written down.
+const DEADLINE: u32 = 1 << 12;
 
 /// What the time-keeper has to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,7 @@ pub(super) struct Flow {
     bytes_out: AtomicU64,
     body_waker: Mutex<Option<Waker>>,
     framing: Mutex<Framing>,
+    deadline: Mutex<Option<Instant>>,
 }
 
 impl Flow {
@@ -105,12 +110,26 @@ impl Flow {
 
     pub(super) fn begin(&self, with_body: bool) {
         self.requests.fetch_add(1, Relaxed);
-        self.clear(HEAD_BYTES | BODY_UNREAD | REPLY_STARTED | REPLY_AWAITED);
+        self.clear(HEAD_BYTES | BODY_UNREAD | REPLY_STARTED | REPLY_AWAITED | DEADLINE);
         self.set(if with_body { REPLY_OPEN | BODY_OPEN } else { REPLY_OPEN });
     }
 
     pub(super) fn reply_started(&self) {
         self.set(REPLY_STARTED);
+    }
+
+    pub(super) fn reply_ends_by(&self, at: Instant) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+        self.set(DEADLINE);
+    }
+
+    /// When the open reply has to be at its end, if it has to be by a certain moment.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let flags = self.flags.load(Relaxed);
+        if flags & DEADLINE == 0 || flags & REPLY_OPEN == 0 {
+            return None;
+        }
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn reply_polled(&self, pending: bool, bytes: u64) {
@@ -168,6 +187,11 @@ impl Flow {
         }
     }
 
+    /// A body that came with its head.
+    pub(super) fn whole_body(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Relaxed);
+    }
+
     pub(super) fn body_ended(&self) {
         self.clear(BODY_OPEN | BODY_WAITED);
     }
@@ -217,6 +241,11 @@ impl Flow {
         if self.framing().read(data).is_err() {
             self.set(MALFORMED);
         }
+        self.head_bytes();
+    }
+
+    /// Bytes are there that belong to the next head, unless they are the current body's.
+    pub(super) fn head_bytes(&self) {
         if !self.has(BODY_OPEN | HEAD_BYTES) {
             self.set(HEAD_BYTES);
         }

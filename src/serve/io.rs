@@ -1,12 +1,14 @@
 //! The socket under hyper: cleartext or TLS, with bytes put back in front, and a close that lets the client read the answer.
 
 use std::{
+    future::Future as _,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -17,6 +19,8 @@ use super::flow::Flow;
 
 /// Most bytes that are read and thrown away after an early final answer.
 pub(super) const LINGER_BYTES: usize = 1024 * 1024;
+/// Room for what comes first.
+const FIRST_READ: usize = 8 * 1024;
 
 pub(super) enum Stream {
     Plain(TcpStream),
@@ -45,8 +49,8 @@ enum Closing {
 /// One connection's byte stream. It holds its place under the connection cap, also when it has become a tunnel.
 pub(super) struct Io {
     stream: Stream,
-    /// Bytes that were read to tell the protocols apart, still to be delivered.
-    prefix: Prefix,
+    /// Bytes that were read before it was clear whose they are, still to be delivered.
+    prefix: BytesMut,
     flow: Arc<Flow>,
     closing: Closing,
     read_eof: bool,
@@ -54,40 +58,48 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub(super) fn new(stream: Stream, prefix: Prefix, flow: Arc<Flow>, place: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(stream: Stream, prefix: BytesMut, flow: Arc<Flow>, place: Option<OwnedSemaphorePermit>) -> Self {
         Self { stream, prefix, flow, closing: Closing::No, read_eof: false, _place: place }
     }
-}
 
-/// As many bytes as it takes to tell HTTP/2 with prior knowledge from HTTP/1.1 (RFC 9113 §3.4).
-#[derive(Default)]
-pub(super) struct Prefix {
-    bytes: [u8; PREFACE.len()],
-    at: usize,
-    len: usize,
+    /// Takes the bytes that are still to be delivered.
+    pub(super) fn take_prefix(&mut self) -> BytesMut {
+        std::mem::take(&mut self.prefix)
+    }
+
+    /// Puts bytes back, to be delivered first.
+    pub(super) fn put_back(&mut self, bytes: BytesMut) {
+        self.prefix = bytes;
+    }
+
+    /// Reads into `buf` without a look at the framing: for a reader that frames by itself. 0 is the end.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+        use tokio::io::AsyncReadExt as _;
+        let n = ready!(each!(&mut self.stream, io => pin!(io.read_buf(buf)).poll(cx)))?;
+        if n == 0 {
+            self.read_eof = true;
+        }
+        Poll::Ready(Ok(n))
+    }
 }
 
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-impl Prefix {
-    /// Reads until it is clear whether the client opens with the HTTP/2 preface.
-    pub(super) async fn sniff(stream: &mut Stream) -> io::Result<(Self, bool)> {
-        use tokio::io::AsyncReadExt as _;
-        let mut prefix = Self::default();
-        loop {
-            let free = prefix.bytes.get_mut(prefix.len..).unwrap_or_default();
-            let n = each!(stream, io => io.read(free).await)?;
-            if n == 0 {
-                return Ok((prefix, false));
-            }
-            prefix.len += n;
-            let seen = prefix.bytes.get(..prefix.len).unwrap_or_default();
-            if !PREFACE.starts_with(seen) {
-                return Ok((prefix, false));
-            }
-            if seen.len() == PREFACE.len() {
-                return Ok((prefix, true));
-            }
+/// Reads as many bytes as it takes to tell HTTP/2 with prior knowledge from HTTP/1.1 (RFC 9113 §3.4): they, and whether the client
+/// opens with the HTTP/2 preface.
+pub(super) async fn sniff(stream: &mut Stream) -> io::Result<(BytesMut, bool)> {
+    use tokio::io::AsyncReadExt as _;
+    let mut seen = BytesMut::with_capacity(FIRST_READ);
+    loop {
+        if each!(stream, io => io.read_buf(&mut seen).await)? == 0 {
+            return Ok((seen, false));
+        }
+        let opening = seen.get(..PREFACE.len()).unwrap_or(&seen);
+        if !PREFACE.starts_with(opening) {
+            return Ok((seen, false));
+        }
+        if opening.len() == PREFACE.len() {
+            return Ok((seen, true));
         }
     }
 }
@@ -95,13 +107,10 @@ impl Prefix {
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let me = self.get_mut();
-        if me.prefix.at < me.prefix.len {
-            let rest = me.prefix.bytes.get(me.prefix.at..me.prefix.len).unwrap_or_default();
-            let n = rest.len().min(buf.remaining());
-            let bytes = rest.get(..n).unwrap_or_default();
-            buf.put_slice(bytes);
-            me.flow.socket_read(bytes);
-            me.prefix.at += n;
+        if !me.prefix.is_empty() {
+            let bytes = me.prefix.split_to(me.prefix.len().min(buf.remaining()));
+            buf.put_slice(&bytes);
+            me.flow.socket_read(&bytes);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

@@ -72,6 +72,9 @@ impl Keeper {
 
     /// Looks at the connection before its task sleeps. `Pending` has arranged for the next look.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        if let Some(streams) = self.streams.as_ref().filter(|_| !self.flow.write_blocked()) {
+            streams.round_ended(cx.waker());
+        }
         let next = if self.streams.is_some() { self.look_h2() } else { self.look_h1() };
         match next {
             Err(verdict) => Poll::Ready(verdict),
@@ -123,6 +126,14 @@ impl Keeper {
         let mut next = None;
         if blocked {
             next = self.look_at_writes(now)?;
+            // While the socket takes nothing nobody asks the reply's body, which would know that its time is over.
+            if let Some(at) = self.flow.deadline() {
+                if now >= at {
+                    self.counters.add(Counter::Overdue);
+                    return Err(Verdict::Close);
+                }
+                next = Some(next.map_or(at, |n| n.min(at)));
+            }
         } else if let Some((limit, counter)) = match phase {
             Phase::Idle if key.1 == 0 => Some((self.times.header, Counter::HeaderTimeouts)),
             Phase::Idle => Some((self.times.keep_alive, Counter::IdleCloses)),
@@ -181,9 +192,10 @@ impl Keeper {
             if now >= self.since + TICK {
                 self.since = now;
                 if let Some(streams) = &self.streams {
-                    let (stalled, reset) = streams.sweep(now, &self.times.read, &self.times.write);
-                    self.counters.add_many(Counter::BodyStalls, stalled);
-                    self.counters.add_many(Counter::WriteStalls, reset);
+                    let swept = streams.sweep(now, &self.times.read, &self.times.write);
+                    self.counters.add_many(Counter::BodyStalls, swept.stalled);
+                    self.counters.add_many(Counter::WriteStalls, swept.reset);
+                    self.counters.add_many(Counter::Overdue, swept.overdue);
                 }
             }
             self.since + TICK

@@ -8,7 +8,8 @@
 //! 2. A request body that stalls (30 s) or drips (under 100 bytes a second) fails with a [`BodyError`] whose
 //!    [`rejection`](BodyError::rejection) is 408. Only time in which somebody waits for the client counts.
 //! 3. A client that does not take its reply for 30 s, or takes it at under 100 bytes a second, is cut. Under HTTP/2 its stream
-//!    alone is reset. A quiet event stream is not touched.
+//!    alone is reset. A quiet event stream is not touched. A reply that has a [`Deadline`](crate::context::Deadline) and is not taken
+//!    by then is cut in the same way.
 //! 4. After an early final answer the connection is closed for writing only, and up to 1 MiB is read and thrown away for 2 s,
 //!    so that the client sees the 413 or 401 and not a reset.
 //! 5. At most 10,000 connections, tunnels included; one more gets 503 with `Retry-After`.
@@ -16,6 +17,8 @@
 //!    it is recognised by its preface, with TLS by ALPN.
 //! 7. On shutdown the listener closes, idle connections close, requests in flight may finish, tunnels are told and waited for.
 //!    What has not ended within the drain time is cut; [`Drained`] says how much.
+//!
+//! [`Server::reconfigure`] puts other times and sizes in force while the server runs.
 //!
 //! The parser's own limits stand a little above those of [`RequestHeadLayer`](crate::request_head::RequestHeadLayer), so that
 //! refusals come from the layer, with a problem document and an audit record. What hyper refuses by itself (bad framing, 400;
@@ -44,6 +47,7 @@
 
 mod body;
 mod connection;
+mod direct;
 mod drain;
 mod flow;
 mod framing;
@@ -58,7 +62,7 @@ mod streams;
 #[cfg(feature = "tls")]
 mod tls;
 
-pub use body::{BodyError, ReplyBody, RequestBody};
+pub use body::{BodyError, RequestBody};
 pub use drain::{Drained, TunnelGuard, Tunnels};
 pub use server::{Builder, Server, check_listener};
 pub use stats::ConnectionStats;

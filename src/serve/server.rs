@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, error::Error, fmt, future::Future, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::server::conn::http1;
@@ -35,15 +36,28 @@ const UNSENT: u32 = 128 * 1024;
 /// What is left of the drain time when streams that carry an answer are ended.
 const END_BEFORE_CUT: Duration = Duration::from_millis(500);
 
+/// What is decided when the server is built.
 pub(super) struct Settings {
-    pub(super) times: Arc<Times>,
-    pub(super) h1: http1::Builder,
-    pub(super) h2: H2Settings,
-    pub(super) max_connections: usize,
-    pub(super) drain: Duration,
+    /// What a connection takes with it when it is accepted.
+    live: ArcSwap<PerConnection>,
+    max_connections: usize,
     pub(super) hsts: Option<HeaderValue>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,
+}
+
+impl Settings {
+    pub(super) fn live(&self) -> Arc<PerConnection> {
+        self.live.load_full()
+    }
+}
+
+/// What another builder may change while the server runs.
+pub(super) struct PerConnection {
+    pub(super) times: Arc<Times>,
+    pub(super) h1: http1::Builder,
+    pub(super) h2: H2Settings,
+    pub(super) drain: Duration,
     pub(super) trusted_balancers: Option<Arc<[ipnet::IpNet]>>,
 }
 
@@ -214,9 +228,7 @@ impl Builder {
         Ok(self)
     }
 
-    /// The server.
-    #[must_use]
-    pub fn build(self) -> Server {
+    fn per_connection(&self) -> PerConnection {
         let mut h1 = http1::Builder::new();
         // The parser's caps stand above ours: what passes them is answered by a layer, with a body and an audit record.
         let header_cap = self.max_header_bytes + self.max_header_bytes / 2;
@@ -240,20 +252,23 @@ impl Builder {
             ping_interval: self.ping_interval,
             ping_timeout: self.ping_timeout,
         };
+        PerConnection { times: Arc::new(times), h1, h2, drain: self.drain, trusted_balancers: self.trusted_balancers.clone() }
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn build(self) -> Server {
+        let live = ArcSwap::from_pointee(self.per_connection());
         #[cfg(feature = "tls")]
         let hsts = self.hsts.filter(|_| self.tls.is_some());
         #[cfg(not(feature = "tls"))]
         let hsts = None;
         let settings = Settings {
-            times: Arc::new(times),
-            h1,
-            h2,
+            live,
             max_connections: self.max_connections,
-            drain: self.drain,
             hsts,
             #[cfg(feature = "tls")]
             tls: self.tls,
-            trusted_balancers: self.trusted_balancers,
         };
         Server(Arc::new(Inner {
             places: Arc::new(Semaphore::new(settings.max_connections)),
@@ -363,6 +378,14 @@ impl Server {
         self.drain().await
     }
 
+    /// Puts another builder's times and sizes in force while the server runs: for connections that are accepted from now on; those
+    /// that are open keep theirs. The drain time is the one that is in force when the drain begins.
+    ///
+    /// [`Builder::max_connections`], [`Builder::hsts`] and whether there is TLS are decided when the server is built, and stay.
+    pub fn reconfigure(&self, builder: &Builder) {
+        self.0.settings.live.store(Arc::new(builder.per_connection()));
+    }
+
     /// Begins the drain without waiting for it; [`Self::serve`] returns when it is done.
     pub fn shut_down(&self) {
         self.0.stages.advance(Stage::Draining);
@@ -433,7 +456,7 @@ impl Server {
 
     async fn drain(&self) -> Drained {
         let stages = &self.0.stages;
-        let drain = self.0.settings.drain;
+        let drain = self.0.settings.live().drain;
         stages.advance(Stage::Draining);
         let all = || async {
             stages.connections().wait_empty().await;

@@ -24,7 +24,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
-    context::{ConnectionInfo, RequestContext},
+    context::{ConnectionInfo, Deadline, RequestContext},
     mcp_wire::is_event_stream,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) info: ConnectionInfo,
     pub(super) stages: Arc<Stages>,
     pub(super) hsts: Option<HeaderValue>,
+    /// HTTP/2 only.
+    pub(super) streams: Option<Arc<Streams>>,
 }
 
 /// hyper calls through `&self` and one call at a time, so a `RefCell` does where others clone the service per request.
@@ -44,12 +46,11 @@ pub(super) struct Adapter<S> {
     service: RefCell<S>,
     shared: Arc<Shared>,
     flow: Arc<Flow>,
-    streams: Option<Arc<Streams>>,
 }
 
 impl<S> Adapter<S> {
-    pub(super) fn new(service: S, shared: Arc<Shared>, flow: Arc<Flow>, streams: Option<Arc<Streams>>) -> Self {
-        Self { service: RefCell::new(service), shared, flow, streams }
+    pub(super) fn new(service: S, shared: Arc<Shared>, flow: Arc<Flow>) -> Self {
+        Self { service: RefCell::new(service), shared, flow }
     }
 }
 
@@ -62,7 +63,7 @@ where
     type Future = ReplyFuture<S>;
 
     fn call(&self, request: Request<Incoming>) -> ReplyFuture<S> {
-        let flow = match &self.streams {
+        let flow = match &self.shared.streams {
             None => Arc::clone(&self.flow),
             Some(streams) => {
                 self.flow.begin(false);
@@ -75,42 +76,48 @@ where
             && (request.body().size_hint().exact().is_none_or(|n| n > SMALL_BODY)
                 || request.headers().contains_key(header::EXPECT));
         flow.begin(with_body);
-        let facts = Facts {
-            connect: request.method() == Method::CONNECT,
-            get: request.method() == Method::GET,
-            large_body,
-            per_stream: self.streams.is_some(),
-        };
+        let facts = Facts { connect: request.method() == Method::CONNECT, get: request.method() == Method::GET, large_body };
         let body_flow = with_body.then(|| Arc::clone(&flow));
         let mut request = request.map(|body| RequestBody::new(body, body_flow));
-        let fault = if self.streams.is_none() { flow.head_parsed(follows(&request)) } else { None };
+        let fault = if self.shared.streams.is_none() { flow.head_parsed(follows(&request)) } else { None };
         let context = RequestContext::of_mut(request.extensions_mut());
         context.set_connection(self.shared.info.clone());
         if fault.is_some() {
             context.set_malformed();
         }
 
-        let mut service = self.service.borrow_mut();
-        let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => State::Calling { future: service.call(request) },
-            Poll::Ready(Err(never)) => match never {},
-            // What this instance has queued for must not be left behind unpolled: it goes with the request.
-            Poll::Pending => {
-                let fresh = service.clone();
-                State::NotReady { service: mem::replace(&mut *service, fresh), request: Some(request) }
-            }
-        };
-        ReplyFuture { state, facts, guard: Some(ReplyGuard::new(flow)), shared: Arc::clone(&self.shared) }
+        begin(&mut *self.service.borrow_mut(), request, facts, flow, &self.shared)
     }
 }
 
+/// Calls the service, or queues with it.
+pub(super) fn begin<S>(
+    service: &mut S,
+    request: Request<RequestBody>,
+    facts: Facts,
+    flow: Arc<Flow>,
+    shared: &Arc<Shared>,
+) -> ReplyFuture<S>
+where
+    S: Service<Request<RequestBody>, Error = Infallible> + Clone,
+{
+    let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(())) => State::Calling { future: service.call(request) },
+        Poll::Ready(Err(never)) => match never {},
+        // What this instance has queued for must not be left behind unpolled: it goes with the request.
+        Poll::Pending => {
+            let fresh = service.clone();
+            State::NotReady { service: mem::replace(service, fresh), request: Some(Box::new(request)) }
+        }
+    };
+    ReplyFuture { state, facts, guard: Some(ReplyGuard::new(flow)), shared: Arc::clone(shared) }
+}
+
 #[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "four facts of a request that its response is finished by")]
-struct Facts {
-    connect: bool,
-    get: bool,
-    large_body: bool,
-    per_stream: bool,
+pub(super) struct Facts {
+    pub(super) connect: bool,
+    pub(super) get: bool,
+    pub(super) large_body: bool,
 }
 
 pin_project! {
@@ -127,7 +134,7 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F> {
-        NotReady { service: S, request: Option<Request<RequestBody>> },
+        NotReady { service: S, request: Option<Box<Request<RequestBody>>> },
         Calling { #[pin] future: F },
     }
 }
@@ -145,7 +152,7 @@ where
                 StateProj::NotReady { service, request } => {
                     ready!(service.poll_ready(cx))?;
                     let Some(request) = request.take() else { return Poll::Pending };
-                    let future = service.call(request);
+                    let future = service.call(*request);
                     me.state.set(State::Calling { future });
                 }
                 StateProj::Calling { future } => {
@@ -158,13 +165,16 @@ where
     }
 }
 
-fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared: &Arc<Shared>) -> Response<ReplyBody<B>> {
+fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared: &Shared) -> Response<ReplyBody<B>> {
     let flow = guard.flow();
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (facts.connect && status.is_success()) {
         flow.upgrade();
-    } else if !facts.per_stream && (flow.malformed() || facts.large_body && flow.body_unread()) {
+    } else if shared.streams.is_none() && (flow.malformed() || facts.large_body && flow.body_unread()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(deadline) = response.extensions().get::<Deadline>() {
+        flow.reply_ends_by(deadline.at().into());
     }
     flow.reply_started();
     if let Some(hsts) = &shared.hsts {
@@ -176,7 +186,7 @@ fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared:
         let stage = if facts.get { Stage::Draining } else { Stage::Ending };
         StreamEnd::at(Arc::clone(&shared.stages), stage)
     });
-    response.map(|body| ReplyBody::new(body, guard, facts.per_stream, end))
+    response.map(|body| ReplyBody::new(body, guard, shared.streams.clone(), end))
 }
 
 /// What hyper has read out of the head about what follows it.

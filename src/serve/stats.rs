@@ -78,6 +78,9 @@ counters! {
     BodyStalls body_stalls;
     /// Clients that did not take their reply.
     WriteStalls write_stalls;
+    /// Replies that had to be at their end, and that the client had not taken: see
+    /// [`TotalTimeoutLayer`](crate::total_timeout::TotalTimeoutLayer).
+    Overdue overdue;
     /// Clients that kept sending after the final answer.
     LingerTimeouts linger_timeouts;
     /// Requests that hyper's parser refused (400, 414, 431 without a body).

@@ -74,6 +74,7 @@ pub struct UpstreamBuilder {
     head: HeadLimits,
     pool: PoolLimits,
     idle: Duration,
+    shared: Option<Arc<Pool>>,
 }
 
 impl Upstream {
@@ -90,6 +91,19 @@ impl Upstream {
             },
             pool: PoolLimits { per_key: 256, total: 4096, timeout: Duration::from_secs(60) },
             idle: Duration::from_secs(300),
+            shared: None,
+        }
+    }
+
+    /// A builder with this client's settings, for a client that differs in its times and goes on with the same connections:
+    /// requests under way keep the settings that they began with. The pool's own limits stay.
+    pub fn rebuild(&self) -> UpstreamBuilder {
+        let inner = &*self.0;
+        UpstreamBuilder {
+            head: inner.head,
+            idle: inner.idle,
+            shared: Some(Arc::clone(&inner.pool)),
+            ..Self::builder(inner.policy.clone(), inner.connector.clone())
         }
     }
 
@@ -375,6 +389,13 @@ impl UpstreamBuilder {
         self
     }
 
+    /// Dials through another connector. For [`Upstream::rebuild`]; the TLS settings of both have to be the same, because connections
+    /// of the old one may still rest.
+    pub fn connector(mut self, connector: GuardedConnector) -> Self {
+        self.connector = connector;
+        self
+    }
+
     /// How many connections may rest per key, in total, and for how long. Default 256, 4,096 and 60 s.
     pub fn pool(mut self, per_key: usize, total: usize, idle_timeout: Duration) -> Self {
         self.pool = PoolLimits { per_key, total, timeout: idle_timeout };
@@ -387,7 +408,7 @@ impl UpstreamBuilder {
         Upstream(Arc::new(Inner {
             policy: self.policy,
             connector: self.connector,
-            pool: Pool::new(self.pool),
+            pool: self.shared.unwrap_or_else(|| Pool::new(self.pool)),
             head: self.head,
             idle: self.idle,
         }))

@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest, ext::Protocol};
 use http::{Method, Request};
-use portcullis::serve::Server;
+use portcullis::{
+    proxy::{ProxyServiceBuilder, WebSocketPing},
+    serve::Server,
+};
 use tokio::net::TcpStream;
 
 use crate::support::*;
@@ -260,4 +263,90 @@ async fn the_drain_of_an_http2_connection() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     assert_eq!(stack.permits.running(), 0);
     assert!(stack.server.tunnels().is_empty());
+}
+
+/// The head had been queued when the body failed; a reset alone would throw it away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_breaks_off_right_after_its_head_is_seen_with_its_head() {
+    let _alone = alone().await;
+    let target = Target::new(|mut wire| async move {
+        let Some(head) = wire.head().await else { return };
+        let (length, body) = if head.contains("/some") { ("Content-Length: 9", "half") } else { ("Content-Length: 5", "") };
+        let chunked = if head.contains("/chunks") { "Transfer-Encoding: chunked" } else { length };
+        wire.send(format!("HTTP/1.1 200 OK\r\nX-Seen: yes\r\n{chunked}\r\n\r\n{body}")).await;
+    })
+    .await;
+    let stack = Stack::start(Setup::default()).await;
+    let mut sender = client(&stack).await;
+    for round in 0..100 {
+        let mut answers = Vec::new();
+        for path in ["/none", "/some", "/chunks"] {
+            sender = sender.ready().await.unwrap();
+            let request = Request::get(format!("http://proxy{}", target.path(path))).body(()).unwrap();
+            answers.push((path, sender.send_request(request, true).unwrap().0));
+        }
+        for (path, answer) in answers {
+            let answer = soon("the answer", answer).await.unwrap_or_else(|error| panic!("round {round}, {path}: {error}"));
+            assert_eq!((answer.status().as_u16(), answer.headers()["x-seen"].as_bytes()), (200, &b"yes"[..]));
+            let mut body = answer.into_body();
+            let mut got = Vec::new();
+            let end = soon("the end", async {
+                loop {
+                    match body.data().await {
+                        Some(Ok(piece)) => got.extend_from_slice(&piece),
+                        Some(Err(error)) => break Some(error),
+                        None => break None,
+                    }
+                }
+            })
+            .await;
+            let error = end.unwrap_or_else(|| panic!("{path}: it looks whole"));
+            assert!(error.is_reset() && !error.is_go_away(), "{path}: {error}");
+            assert_eq!(got, if path == "/some" { &b"half"[..] } else { b"" }, "{path}");
+        }
+    }
+    until("the target's connections", PATIENCE, || target.open() == 0).await;
+}
+
+/// Pings of the proxy reach a WebSocket over HTTP/2 as well, and its answers stay with the proxy.
+#[tokio::test]
+async fn quiet_websockets_over_http2_are_pinged() {
+    let _alone = alone().await;
+    let target = websocket_target().await;
+    let ping = |b: ProxyServiceBuilder| b.websocket_ping(Some(WebSocketPing::every(T / 8).timeout(T)));
+    let stack = Stack::start(Setup { service: ping, ..Setup::default() }).await;
+    let mut sender = client(&stack).await.ready().await.unwrap();
+    let (answer, mut send) = sender.send_request(connect(&target.path("/ws")), false).unwrap();
+    let mut body = soon("the answer", answer).await.unwrap().into_body();
+    let mut got = Vec::new();
+    let mut pings = 0;
+    // The target echoes what it gets, our masked Ping too; so to the client that is a Ping of the target's, mask and all.
+    let early = b"\x02\x05early";
+    while pings < 3 {
+        let piece = soon("a Ping", body.data()).await.unwrap().unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        got.extend_from_slice(&piece);
+        let Some(rest) = got.strip_prefix(&early[..]) else { continue };
+        let mut rest = rest.to_vec();
+        while rest.len() >= 2 {
+            let masked = rest[1] & 0x80 != 0;
+            let length = if masked { 14 } else { 10 };
+            if rest.len() < length {
+                break;
+            }
+            assert_eq!((rest[0], rest[1] & 0x7f), (0x89, 8), "{rest:?}");
+            let frame: Vec<_> = rest.drain(..length).collect();
+            if masked {
+                continue;
+            }
+            pings += 1;
+            let answer = [&[0x8a, 0x88, 0, 0, 0, 0][..], &frame[2..]].concat();
+            send.send_data(Bytes::from(answer), false).unwrap();
+        }
+        got = [&early[..], &rest].concat();
+    }
+    // From here on it is silent.
+    let all = soon("the end", rest(&mut body)).await.unwrap();
+    assert!(all.ends_with(&[0x88, 0x02, 0x03, 0xf3]), "1011: {all:?}");
+    until("tunnels", PATIENCE, || stack.server.tunnels().is_empty()).await;
 }

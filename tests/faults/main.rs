@@ -23,4 +23,5 @@ mod matrix;
 mod overload;
 mod slow;
 mod support;
+mod total;
 mod uploads;

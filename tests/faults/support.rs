@@ -11,6 +11,7 @@ use std::{
 };
 
 use portcullis::{
+    audit::{AuditLayer, ChannelSink},
     body_limit::BodyLimitLayer,
     client_addr::ClientAddrLayer,
     concurrency_limit::{ConcurrencyLimitHandle, ConcurrencyLimitLayer},
@@ -22,7 +23,8 @@ use portcullis::{
     response_limit::ResponseLimitLayer,
     serve::{Builder, Drained, Server},
     ssrf_guard::SsrfGuardLayer,
-    target::{PathPrefix, TargetLayer},
+    target::{Connect, PathPrefix, TargetExtractor as _, TargetLayer, TargetParser},
+    total_timeout::TotalTimeoutLayer,
     upstream::{Upstream, UpstreamBuilder},
 };
 use tokio::{
@@ -85,6 +87,10 @@ pub struct Setup {
     pub in_flight: usize,
     pub upstream: fn(UpstreamBuilder) -> UpstreamBuilder,
     pub service: fn(ProxyServiceBuilder) -> ProxyServiceBuilder,
+    pub total: Option<Duration>,
+    pub audit: ChannelSink,
+    /// Also a forward proxy: takes `CONNECT`.
+    pub forward: bool,
 }
 
 impl Default for Setup {
@@ -95,6 +101,9 @@ impl Default for Setup {
             in_flight: usize::MAX,
             upstream: |b| b.header_timeout(T).idle_timeout(T).pool(64, 256, Duration::from_millis(400)),
             service: |b| b.stream_idle_timeout(T).tunnel_idle_timeout(T),
+            total: None,
+            audit: ChannelSink::new(1).0,
+            forward: false,
         }
     }
 }
@@ -120,13 +129,20 @@ impl Stack {
             ProxyService::builder(upstream.clone()).shutdown(server.shutdown_signal()).track_tunnels(move || tunnels.track());
         let in_flight = ConcurrencyLimitLayer::new().total(setup.in_flight);
         let permits = in_flight.handle();
+        let prefix = PathPrefix::new("/proxy/").unwrap();
+        let target = move |request: &mut http::request::Parts, parser: &TargetParser| match request.method {
+            http::Method::CONNECT if setup.forward => Connect.extract(request, parser),
+            _ => prefix.extract(request, parser),
+        };
         let service = ServiceBuilder::new()
+            .layer(AuditLayer::new(setup.audit))
             .layer(RequestHeadLayer::new())
-            .layer(RequestLineLayer::origin())
+            .layer(if setup.forward { RequestLineLayer::forward_proxy() } else { RequestLineLayer::origin() })
             .layer(ClientAddrLayer::connection())
+            .layer(TotalTimeoutLayer::new(setup.total))
             .layer(in_flight)
             .layer(BodyLimitLayer::new(64 << 20))
-            .layer(TargetLayer::new(PathPrefix::new("/proxy/").unwrap()))
+            .layer(TargetLayer::new(target))
             .layer(ResponseLimitLayer::new(64 << 20))
             .layer(SsrfGuardLayer::new(policy))
             .service((setup.service)(proxy).build());

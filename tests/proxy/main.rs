@@ -16,6 +16,7 @@ mod advisories;
 mod exchange;
 mod heads;
 mod hostile;
+mod pings;
 mod support;
 mod websocket;
 

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portcullis::{
-    context::RequestContext,
+    context::{CloseRecord, Record, RecordHandle, RequestContext},
     egress::{EgressPolicy, Exception, PolicyHandle},
     net::{Target, TargetStyle},
     proxy::{ProxyBody, ProxyService},
@@ -246,6 +246,31 @@ pub struct Proxy {
     pub addr: SocketAddr,
     pub policy: PolicyHandle,
     pub upstream: Upstream,
+    pub records: Arc<Records>,
+}
+
+/// The records of what has ended.
+#[derive(Default)]
+pub struct Records(Mutex<Vec<Record>>);
+
+impl CloseRecord for Records {
+    fn close(&self, record: Record) {
+        self.0.lock().unwrap().push(record);
+    }
+}
+
+impl Records {
+    pub async fn next(&self) -> Record {
+        soon("a record", async {
+            loop {
+                if let Some(record) = self.0.lock().unwrap().pop() {
+                    return record;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
 }
 
 pub fn policy() -> EgressPolicy {
@@ -266,13 +291,16 @@ impl Proxy {
         let service = service(ProxyService::builder(upstream.clone())).build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let handle = policy.clone();
+        let (handle, records) = (policy.clone(), Arc::<Records>::default());
+        let kept = records.clone();
         tokio::spawn(async move {
             loop {
                 let Ok((stream, peer)) = listener.accept().await else { return };
-                let (service, handle) = (service.clone(), handle.clone());
-                let respond = service_fn(move |request: Request<Incoming>| {
+                let (service, handle, records) = (service.clone(), handle.clone(), records.clone());
+                let respond = service_fn(move |mut request: Request<Incoming>| {
                     let (service, handle) = (service.clone(), handle.clone());
+                    let record = RecordHandle::closing(Record::default(), records.clone());
+                    RequestContext::of_mut(request.extensions_mut()).set_record(record);
                     async move { Ok::<_, Infallible>(respond(request, peer, service, handle).await) }
                 });
                 tokio::spawn(async move {
@@ -282,7 +310,7 @@ impl Proxy {
                 });
             }
         });
-        Self { addr, policy, upstream }
+        Self { addr, policy, upstream, records: kept }
     }
 
     /// Behind the hardened server, which looks at framing by the letter.
@@ -300,7 +328,7 @@ impl Proxy {
         let stack = tower::ServiceBuilder::new().layer(portcullis::request_head::RequestHeadLayer::new()).service(respond);
         let server = portcullis::serve::Server::builder().build();
         tokio::spawn(async move { server.serve(listener, stack, std::future::pending()).await });
-        Self { addr, policy, upstream }
+        Self { addr, policy, upstream, records: Arc::default() }
     }
 
     pub async fn client(&self) -> Wire {

@@ -10,7 +10,7 @@ use crate::support::*;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-fn handshake(origin: &Origin, more: &str) -> String {
+pub fn handshake(origin: &Origin, more: &str) -> String {
     format!(
         "GET {} HTTP/1.1\r\nHost: p\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {KEY}\r\n{more}\r\n",
@@ -18,7 +18,7 @@ fn handshake(origin: &Origin, more: &str) -> String {
     )
 }
 
-fn switch(more: &str) -> String {
+pub fn switch(more: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n{more}\r\n"
     )

@@ -17,11 +17,15 @@ mod demo;
 #[allow(dead_code, unused_imports)]
 #[path = "../../examples/mcp_proxy/config/mod.rs"]
 mod example_config;
+#[path = "../../examples/mcp_proxy/rotate.rs"]
+mod example_rotate;
 mod forwarding;
 mod mcp;
 mod operations;
 mod refusals;
+mod reload;
 #[cfg(feature = "redis")]
 mod replicas;
+mod rotation;
 mod support;
 mod websocket;

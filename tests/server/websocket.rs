@@ -162,6 +162,28 @@ async fn authentication_and_guard_run_before_101() {
 }
 
 #[tokio::test]
+async fn quiet_clients_are_pinged_and_given_up_without_an_answer() {
+    let (target, _, mut closed) = echo().await;
+    let limits = "[limits]\nwebsocket_ping = \"100ms\"\nwebsocket_pong = \"500ms\"\n";
+    let proxy = Proxy::start(&format!("{}{limits}", usual(&[target]))).await;
+    let (mut socket, _) = connect(&proxy, &format!("/proxy/ws://{target}/"), true).await.unwrap();
+    // The client answers by itself as long as it reads.
+    for _ in 0..6 {
+        let message = timeout(Duration::from_secs(5), socket.next()).await.expect("a Ping").unwrap().unwrap();
+        assert!(matches!(&message, Message::Ping(mark) if mark.len() == 8), "{message:?}");
+    }
+    socket.send(Message::text("still here")).await.unwrap();
+    loop {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Ping(_) => {}
+            message => break assert_eq!(message, Message::text("still here")),
+        }
+    }
+    // Now it does not read any more.
+    assert_eq!(timeout(Duration::from_secs(5), closed.recv()).await.expect("the tunnel goes on"), Some(Some(1011)));
+}
+
+#[tokio::test]
 async fn a_message_over_the_limit_ends_the_tunnel() {
     let (target, _, _closed) = echo().await;
     let proxy = Proxy::start(&format!("{}[limits]\nwebsocket_message = \"1KiB\"\n", usual(&[target]))).await;

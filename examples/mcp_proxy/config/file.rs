@@ -156,6 +156,8 @@ pub struct Limits {
     pub websocket_message: OrOff<Size>,
     pub websocket_frames: OrOff<Rate>,
     pub websocket_bytes: OrOff<Size>,
+    pub websocket_ping: OrOff<Span>,
+    pub websocket_pong: Span,
     pub request_head_timeout: Option<Span>,
     pub request_body_timeout: Option<OrOff<Span>>,
     pub response_write_timeout: Option<OrOff<Span>>,
@@ -187,6 +189,8 @@ impl Default for Limits {
             websocket_message: OrOff::Off,
             websocket_frames: OrOff::Off,
             websocket_bytes: OrOff::Off,
+            websocket_ping: OrOff::Off,
+            websocket_pong: Span(Duration::from_secs(10)),
             request_head_timeout: None,
             request_body_timeout: None,
             response_write_timeout: None,
@@ -242,11 +246,25 @@ pub enum OnRedisFailure {
 pub struct Audit {
     /// `-` is standard output; `off` writes nothing.
     pub path: String,
+    pub rotate: Rotate,
+    /// How many files, the open one among them. Not given: all.
+    pub keep: Option<usize>,
+}
+
+/// When the audit goes on in a new file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotate {
+    /// By others, with SIGHUP.
+    #[default]
+    Never,
+    Hourly,
+    Daily,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { path: "off".into() }
+        Self { path: "off".into(), rotate: Rotate::Never, keep: None }
     }
 }
 

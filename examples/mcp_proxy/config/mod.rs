@@ -60,11 +60,28 @@ impl Overrides {
     }
 }
 
+/// The keys that a reload does not put in force, because what they say is bound, opened or laid out at the start. Whether there is
+/// `[tls]` at all is one more: a file that differs in that is not reloaded.
+pub const RESTART: &[&str] = &[
+    "listen",
+    "limits.connections",
+    "limits.sessions",
+    "rate_limit.redis",
+    "rate_limit.on_redis_failure",
+    "rate_limit.replicas",
+    "audit.path",
+    "audit.rotate",
+    "audit.keep",
+    "metrics.listen",
+];
+
 /// The settings in force.
 #[derive(Debug)]
 pub struct Config {
     pub listen: SocketAddr,
     pub file: File,
+    /// The file as it was written.
+    written: toml::Table,
     /// `PROXY_TOKEN`, a token with the id `env`.
     pub env_token: Option<String>,
     /// The directory that relative paths of the file start from.
@@ -73,20 +90,39 @@ pub struct Config {
 
 impl Config {
     pub fn load(overrides: &Overrides) -> Result<Self, Invalid> {
-        let (file, base) = match &overrides.config {
-            None => (File::default(), PathBuf::new()),
+        let (file, written, base) = match &overrides.config {
+            None => (File::default(), toml::Table::new(), PathBuf::new()),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|e| Invalid(format!("{}: {e}", path.display())))?;
                 let file = File::parse(&text).map_err(|e| Invalid(format!("{}: {e}", path.display())))?;
-                (file, path.parent().map(Path::to_owned).unwrap_or_default())
+                // What has been parsed once is a table.
+                let written = text.parse().unwrap_or_default();
+                (file, written, path.parent().map(Path::to_owned).unwrap_or_default())
             }
         };
-        Ok(Self { listen: listen(overrides, &file)?, file, env_token: overrides.token.clone(), base })
+        Ok(Self { listen: listen(overrides, &file)?, file, written, env_token: overrides.token.clone(), base })
+    }
+
+    /// Which keys differ from those that the server was started with, and are only read at a start.
+    pub fn waits_for_restart(&self, started: &Self) -> Vec<&'static str> {
+        let differs = |key: &&&str| match **key {
+            // Where the command line or the environment says it, the file has no say.
+            "listen" => self.listen != started.listen,
+            key => value(&self.written, key) != value(&started.written, key),
+        };
+        RESTART.iter().filter(differs).copied().collect()
     }
 
     /// A path of the file, relative to the file.
     pub fn path(&self, path: &Path) -> PathBuf {
         self.base.join(path)
+    }
+}
+
+fn value<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
+    match key.split_once('.') {
+        None => table.get(key),
+        Some((table_key, key)) => table.get(table_key)?.get(key),
     }
 }
 

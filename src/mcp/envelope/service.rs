@@ -36,7 +36,14 @@ type Answer = Response<ResponseBody<EnvelopeBody>>;
 #[derive(Clone, Debug)]
 pub struct EnvelopeService<S> {
     inner: S,
+    max: MaxBodies,
     shared: Arc<Shared>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct MaxBodies {
+    request: usize,
+    response: usize,
 }
 
 #[derive(Debug)]
@@ -45,8 +52,6 @@ struct Shared {
     clock: Arc<dyn Clock>,
     ids: AtomicU64,
     serials: AtomicU64,
-    max_request: usize,
-    max_response: usize,
 }
 
 impl<S> EnvelopeService<S> {
@@ -57,24 +62,28 @@ impl<S> EnvelopeService<S> {
     pub fn new(inner: S) -> Self {
         Self {
             inner,
+            max: MaxBodies { request: 4 << 20, response: 16 << 20 },
             shared: Arc::new(Shared {
                 sessions: Sessions::new(10_000, Duration::from_secs(3600)),
                 clock: Arc::new(SystemClock),
                 ids: AtomicU64::new(0),
                 serials: AtomicU64::new(0),
-                max_request: 4 << 20,
-                max_response: 16 << 20,
             }),
         }
     }
 
     /// Most bytes of a request body (413) and of an answer or one event of it (502).
     #[must_use]
-    pub fn max_bodies(self, request: usize, response: usize) -> Self {
-        self.with(|shared| {
-            shared.max_request = request;
-            shared.max_response = response;
-        })
+    pub fn max_bodies(mut self, request: usize, response: usize) -> Self {
+        self.max = MaxBodies { request, response };
+        self
+    }
+
+    /// The same service over another inner one: it goes on with the sessions that are open. For a stack that is built anew while
+    /// its server runs.
+    #[must_use]
+    pub fn with_inner<T>(&self, inner: T) -> EnvelopeService<T> {
+        EnvelopeService { inner, max: self.max, shared: Arc::clone(&self.shared) }
     }
 
     /// How many sessions are kept, and how long without use. The longest unused makes room.
@@ -117,8 +126,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let shared = Arc::clone(&self.shared);
-        EnvelopeFuture { future: Box::pin(async move { answer(&shared, inner, request).await }) }
+        let (shared, max) = (Arc::clone(&self.shared), self.max);
+        EnvelopeFuture { future: Box::pin(async move { answer(&shared, max, inner, request).await }) }
     }
 }
 
@@ -141,7 +150,7 @@ impl<E> Future for EnvelopeFuture<E> {
     }
 }
 
-async fn answer<S, B, RB>(shared: &Shared, service: S, request: Request<B>) -> Result<Answer, S::Error>
+async fn answer<S, B, RB>(shared: &Shared, max: MaxBodies, service: S, request: Request<B>) -> Result<Answer, S::Error>
 where
     S: Service<Request<EnvelopeBody>, Response = Response<RB>> + Clone,
     B: Body<Data = Bytes>,
@@ -149,7 +158,7 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let context = parts.extensions.remove::<RequestContext>().unwrap_or_default();
-    let (key, envelope) = match open(shared, &context, &parts, body).await {
+    let (key, envelope) = match open(max.request, &context, &parts, body).await {
         Ok(opened) => opened,
         Err(refusal) => return Ok(refuse(refusal.0, refusal.1.as_ref())),
     };
@@ -161,7 +170,7 @@ where
         target: &envelope.target,
         token: envelope.token.as_ref(),
         ids: &shared.ids,
-        max: shared.max_response,
+        max: max.response,
     };
     let mut conversation = Conversation { caller, slot, serials: &shared.serials };
     let reply = conversation.run(&envelope).await?;
@@ -171,7 +180,7 @@ where
 type Refusal = Box<(Rejection, Option<Value>)>;
 
 async fn open<B: Body<Data = Bytes>>(
-    shared: &Shared,
+    max: usize,
     context: &RequestContext,
     parts: &http::request::Parts,
     body: B,
@@ -187,7 +196,7 @@ async fn open<B: Body<Data = Bytes>>(
     if !is_json(parts.headers.get(header::CONTENT_TYPE)) {
         return Err(fail(RejectionKind::MalformedRequest, "the content type is not JSON"));
     }
-    let bytes = read(body, shared.max_request).await.map_err(|error| match error {
+    let bytes = read(body, max).await.map_err(|error| match error {
         ReadError::TooLarge => Box::new((Rejection::new(RejectionKind::BodyTooLarge), None)),
         ReadError::Broken => fail(RejectionKind::MalformedRequest, "the body could not be read"),
     })?;

@@ -288,7 +288,7 @@ async fn what_is_malformed_or_refused_carries_the_id() {
     nobody.extensions_mut().clear();
     assert_eq!(ask(&service, nobody).await.0, 500);
     let small = service.clone();
-    let small = EnvelopeService { inner: small.inner, shared: EnvelopeService::new(()).max_bodies(10, 10).shared };
+    let small = small.max_bodies(10, 10);
     assert_eq!(ask(&small, envelope(json!({"method": "m", "id": 1}))).await.0, 413);
     assert!(methods(&log).is_empty());
 }
