@@ -202,6 +202,7 @@ impl<'a> Line<'a> {
     }
 
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the parts of a number, one by one")]
     fn hex(&mut self, key: &'static str, value: u128) {
         self.key(key);
         for shift in [96, 64, 32, 0] {
@@ -262,6 +263,7 @@ impl<'a> Line<'a> {
 
 /// The two digits of a number below 100.
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "digits are small")]
 fn pair(n: u32) -> [u8; 2] {
     // A multiplication instead of a division, right for all of them.
     let tens = (n * 103) >> 10;
@@ -306,6 +308,7 @@ fn nibbles(value: u32) -> [u8; 8] {
     (x + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "digits are small; the compiler makes the table")]
 fn octets(out: &mut Vec<u8>, ip: Ipv4Addr) {
     /// Each octet with a dot behind it.
     const OCTETS: [[u8; 4]; 256] = {
@@ -341,6 +344,7 @@ impl fmt::Write for Escaped<'_> {
 }
 
 /// Escapes what JSON demands and whatever else could forge or hide part of a line in a terminal or viewer.
+#[expect(clippy::indexing_slicing, reason = "the compiler makes the table")]
 fn escape(text: &str, out: &mut Vec<u8>) {
     /// What stands for itself.
     const PLAIN: [bool; 256] = {
@@ -397,8 +401,8 @@ fn rfc3339(out: &mut Vec<u8>, time: SystemTime) {
             out.extend_from_slice(&text);
         }
     }
-    let ([a, b], [c, d], [e, f]) = (pair(micros / 10_000), pair(micros / 100 % 100), pair(micros % 100));
-    out.extend_from_slice(&[a, b, c, d, e, f, b'Z']);
+    out.extend_from_slice([pair(micros / 10_000), pair(micros / 100 % 100), pair(micros % 100)].as_flattened());
+    out.push(b'Z');
 }
 
 fn second(secs: u64) -> [u8; 20] {

@@ -32,6 +32,7 @@ impl PartialEq for Host<'_> {
 impl Eq for Host<'_> {}
 
 /// Bytes of a `reg-name` (RFC 3986 §3.2.2).
+#[expect(clippy::indexing_slicing, reason = "the compiler makes the table")]
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut b = 0u8;
@@ -94,14 +95,11 @@ impl<'a> HostPort<'a> {
 /// What stands behind the host: nothing, or a colon and the port.
 #[expect(clippy::option_option, reason = "the outer one says whether it can be read, the inner one whether a port is there")]
 fn parse_port(text: &str) -> Option<Option<u16>> {
-    let digits = match text.strip_prefix(':') {
-        None if text.is_empty() => return Some(None),
-        None => return None,
-        // "host:" is allowed by the grammar and means no port.
-        Some("") => return Some(None),
-        Some(digits) if digits.len() <= 5 => digits,
-        Some(_) => return None,
-    };
+    // "host:" is allowed by the grammar and means no port.
+    if matches!(text, "" | ":") {
+        return Some(None);
+    }
+    let digits = text.strip_prefix(':').filter(|digits| digits.len() <= 5)?;
     let mut port = 0u32;
     for b in digits.bytes() {
         port = port * 10 + u32::from(b.is_ascii_digit().then(|| b - b'0')?);
