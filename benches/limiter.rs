@@ -220,7 +220,8 @@ fn checks() {
     );
 
     let tight = Quota::per_hour(1);
-    let _ = store.check(&policy, tight, &Key::of_client("192.0.2.2".parse().unwrap()), 1, SystemClock.monotonic());
+    let other: IpAddr = "192.0.2.2".parse().unwrap();
+    let _ = store.check(&policy, tight, &Key::of_client(other), 1, SystemClock.monotonic());
     let gov_tight: DefaultKeyedRateLimiter<IpAddr> = RateLimiter::keyed(governor::Quota::per_hour(NonZeroU32::new(1).unwrap()));
     let _ = gov_tight.check_key(&ip);
     compare(
@@ -231,7 +232,7 @@ fn checks() {
             (
                 "portcullis",
                 Box::new(|_| {
-                    let key = Key::of_client("192.0.2.2".parse().unwrap());
+                    let key = Key::of_client(other);
                     let _ = black_box(store.check(&policy, tight, &key, 1, SystemClock.monotonic()));
                 }),
             ),

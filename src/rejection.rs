@@ -49,8 +49,20 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::body::ResponseBody;
 
+// The registered problem types (RFC 9457 §4.2), as text that `concat!` takes.
+macro_rules! quota_exceeded {
+    () => {
+        "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    };
+}
+macro_rules! reduced_capacity {
+    () => {
+        "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+    };
+}
+
 macro_rules! table {
-    ($($(#[$doc:meta])* $kind:ident $status:ident $proxy_status:literal $reason:literal $title:literal;)*) => {
+    ($($(#[$doc:meta])* $kind:ident $status:ident $code:literal $proxy_status:literal $reason:literal $title:literal;)*) => {
         /// What kind of refusal or failure it is. The table is in the module's documentation.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -75,10 +87,23 @@ macro_rules! table {
             /// `Proxy-Status` for the client, written beforehand: refusing is to be as cheap as admitting.
             fn public_field(self) -> HeaderValue {
                 if matches!(self, Self::DnsFailed | Self::ConnectFailed | Self::TlsFailed) {
-                    return HeaderValue::from_static("portcullis; error=destination_unavailable");
+                    return const { HeaderValue::from_static("portcullis; error=destination_unavailable") };
                 }
                 match self {
-                    $(Self::$kind => HeaderValue::from_static(concat!("portcullis; error=", $proxy_status)),)*
+                    $(Self::$kind => const { HeaderValue::from_static(concat!("portcullis; error=", $proxy_status)) },)*
+                }
+            }
+
+            /// The problem document where there is nothing to say beyond the kind, written beforehand.
+            fn plain_problem(self) -> &'static str {
+                if self == Self::RateLimited {
+                    return concat!(r#"{"type":""#, quota_exceeded!(), r#"","title":"Quota exceeded","status":429}"#);
+                }
+                if self == Self::Saturated {
+                    return concat!(r#"{"type":""#, reduced_capacity!(), r#"","title":"Temporarily at capacity","status":503}"#);
+                }
+                match self {
+                    $(Self::$kind => concat!(r#"{"type":"about:blank","title":""#, $title, r#"","status":"#, $code, "}"),)*
                 }
             }
 
@@ -95,77 +120,77 @@ macro_rules! table {
 
 table! {
     /// No valid credential; all causes look the same.
-    Unauthenticated UNAUTHORIZED "http_request_denied" "unauthenticated" "Authentication required";
+    Unauthenticated UNAUTHORIZED 401 "http_request_denied" "unauthenticated" "Authentication required";
     /// The same where this server is asked as a forward proxy.
-    ProxyUnauthenticated PROXY_AUTHENTICATION_REQUIRED "http_request_denied" "proxy_unauthenticated" "Proxy authentication required";
+    ProxyUnauthenticated PROXY_AUTHENTICATION_REQUIRED 407 "http_request_denied" "proxy_unauthenticated" "Proxy authentication required";
     /// The target may not be reached, or its name does not exist; all causes look the same.
-    Denied FORBIDDEN "http_request_denied" "denied" "Target not allowed";
+    Denied FORBIDDEN 403 "http_request_denied" "denied" "Target not allowed";
     /// The client's network may not use this server.
-    ClientDenied FORBIDDEN "http_request_denied" "client_denied" "Client not allowed";
+    ClientDenied FORBIDDEN 403 "http_request_denied" "client_denied" "Client not allowed";
     /// The `Origin` is not on the list.
-    OriginDenied FORBIDDEN "http_request_error" "origin_denied" "Origin not allowed";
+    OriginDenied FORBIDDEN 403 "http_request_error" "origin_denied" "Origin not allowed";
     /// The `Host` is not one of this server's.
-    Misdirected MISDIRECTED_REQUEST "http_request_error" "misdirected" "Host not served here";
+    Misdirected MISDIRECTED_REQUEST 421 "http_request_error" "misdirected" "Host not served here";
     /// A quota is used up.
-    RateLimited TOO_MANY_REQUESTS "http_request_denied" "rate_limited" "Quota exceeded";
+    RateLimited TOO_MANY_REQUESTS 429 "http_request_denied" "rate_limited" "Quota exceeded";
     /// Too many requests of one key at the same time.
-    ConcurrencyLimited TOO_MANY_REQUESTS "http_request_denied" "concurrency_limited" "Too many concurrent requests";
+    ConcurrencyLimited TOO_MANY_REQUESTS 429 "http_request_denied" "concurrency_limited" "Too many concurrent requests";
     /// The server as a whole is at its limit.
-    Saturated SERVICE_UNAVAILABLE "connection_limit_reached" "saturated" "Temporarily at capacity";
+    Saturated SERVICE_UNAVAILABLE 503 "connection_limit_reached" "saturated" "Temporarily at capacity";
     /// The server is shutting down.
-    Draining SERVICE_UNAVAILABLE "destination_unavailable" "draining" "Shutting down";
+    Draining SERVICE_UNAVAILABLE 503 "destination_unavailable" "draining" "Shutting down";
     /// The target is not a URL that can be fetched.
-    MalformedTarget BAD_REQUEST "http_request_error" "malformed_target" "Malformed target";
+    MalformedTarget BAD_REQUEST 400 "http_request_error" "malformed_target" "Malformed target";
     /// Something else in the request is wrong.
-    MalformedRequest BAD_REQUEST "http_request_error" "malformed_request" "Malformed request";
+    MalformedRequest BAD_REQUEST 400 "http_request_error" "malformed_request" "Malformed request";
     /// Nothing is served under this path.
-    NotFound NOT_FOUND "http_request_error" "not_found" "Not found";
+    NotFound NOT_FOUND 404 "http_request_error" "not_found" "Not found";
     /// The method is not served here.
-    MethodNotAllowed METHOD_NOT_ALLOWED "http_request_error" "method_not_allowed" "Method not allowed";
+    MethodNotAllowed METHOD_NOT_ALLOWED 405 "http_request_error" "method_not_allowed" "Method not allowed";
     /// The client was too slow to send its request.
-    RequestTimeout REQUEST_TIMEOUT "http_request_error" "request_timeout" "Request timeout";
+    RequestTimeout REQUEST_TIMEOUT 408 "http_request_error" "request_timeout" "Request timeout";
     /// The request body is larger than the limit.
-    BodyTooLarge PAYLOAD_TOO_LARGE "http_request_error" "body_too_large" "Request body too large";
+    BodyTooLarge PAYLOAD_TOO_LARGE 413 "http_request_error" "body_too_large" "Request body too large";
     /// The request target is longer than the limit.
-    UriTooLong URI_TOO_LONG "http_request_error" "uri_too_long" "Request target too long";
+    UriTooLong URI_TOO_LONG 414 "http_request_error" "uri_too_long" "Request target too long";
     /// An `Expect` other than `100-continue`.
-    ExpectationFailed EXPECTATION_FAILED "http_request_error" "expectation_failed" "Expectation failed";
+    ExpectationFailed EXPECTATION_FAILED 417 "http_request_error" "expectation_failed" "Expectation failed";
     /// The route is for WebSocket upgrades only.
-    UpgradeRequired UPGRADE_REQUIRED "http_request_error" "upgrade_required" "Upgrade required";
+    UpgradeRequired UPGRADE_REQUIRED 426 "http_request_error" "upgrade_required" "Upgrade required";
     /// The header section is larger than the limit.
-    HeadersTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "http_request_error" "headers_too_large" "Request header section too large";
+    HeadersTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE 431 "http_request_error" "headers_too_large" "Request header section too large";
     /// The method or transfer coding is not implemented.
-    NotImplemented NOT_IMPLEMENTED "http_request_error" "not_implemented" "Not implemented";
+    NotImplemented NOT_IMPLEMENTED 501 "http_request_error" "not_implemented" "Not implemented";
     /// The name server failed (not: the name does not exist).
-    DnsFailed BAD_GATEWAY "dns_error" "dns_failed" "Target not reachable";
+    DnsFailed BAD_GATEWAY 502 "dns_error" "dns_failed" "Target not reachable";
     /// No connection could be opened.
-    ConnectFailed BAD_GATEWAY "connection_refused" "connect_failed" "Target not reachable";
+    ConnectFailed BAD_GATEWAY 502 "connection_refused" "connect_failed" "Target not reachable";
     /// The TLS handshake with the target failed.
-    TlsFailed BAD_GATEWAY "tls_protocol_error" "tls_failed" "Target not reachable";
+    TlsFailed BAD_GATEWAY 502 "tls_protocol_error" "tls_failed" "Target not reachable";
     /// The target closed the connection before it answered.
-    ConnectionTerminated BAD_GATEWAY "connection_terminated" "connection_terminated" "Target closed the connection";
+    ConnectionTerminated BAD_GATEWAY 502 "connection_terminated" "connection_terminated" "Target closed the connection";
     /// The target's answer is not HTTP that can be forwarded.
-    BadResponse BAD_GATEWAY "http_protocol_error" "bad_response" "Invalid answer from the target";
+    BadResponse BAD_GATEWAY 502 "http_protocol_error" "bad_response" "Invalid answer from the target";
     /// The target's answer to an upgrade is not a valid one.
-    UpgradeFailed BAD_GATEWAY "http_upgrade_failed" "upgrade_failed" "Upgrade failed at the target";
+    UpgradeFailed BAD_GATEWAY 502 "http_upgrade_failed" "upgrade_failed" "Upgrade failed at the target";
     /// The target's header section is larger than the limit.
-    ResponseHeadersTooLarge BAD_GATEWAY "http_response_header_section_size" "response_headers_too_large" "Answer from the target too large";
+    ResponseHeadersTooLarge BAD_GATEWAY 502 "http_response_header_section_size" "response_headers_too_large" "Answer from the target too large";
     /// The target's body is larger than the limit.
-    ResponseTooLarge BAD_GATEWAY "http_response_body_size" "response_too_large" "Answer from the target too large";
+    ResponseTooLarge BAD_GATEWAY 502 "http_response_body_size" "response_too_large" "Answer from the target too large";
     /// The name server did not answer in time.
-    DnsTimeout GATEWAY_TIMEOUT "dns_timeout" "dns_timeout" "Target did not answer in time";
+    DnsTimeout GATEWAY_TIMEOUT 504 "dns_timeout" "dns_timeout" "Target did not answer in time";
     /// No connection in time.
-    ConnectTimeout GATEWAY_TIMEOUT "connection_timeout" "connect_timeout" "Target did not answer in time";
+    ConnectTimeout GATEWAY_TIMEOUT 504 "connection_timeout" "connect_timeout" "Target did not answer in time";
     /// No response header section in time.
-    HeaderTimeout GATEWAY_TIMEOUT "http_response_timeout" "header_timeout" "Target did not answer in time";
+    HeaderTimeout GATEWAY_TIMEOUT 504 "http_response_timeout" "header_timeout" "Target did not answer in time";
     /// The whole exchange took longer than the operator allows; the error is the one for a complete response (RFC 9209 §2.3.11).
-    TotalTimeout GATEWAY_TIMEOUT "http_response_timeout" "total_timeout" "No complete answer in time";
+    TotalTimeout GATEWAY_TIMEOUT 504 "http_response_timeout" "total_timeout" "No complete answer in time";
     /// The request has been here before.
-    Loop LOOP_DETECTED "proxy_loop_detected" "loop" "Loop detected";
+    Loop LOOP_DETECTED 508 "proxy_loop_detected" "loop" "Loop detected";
     /// A layer that has to run before is missing from the stack.
-    Misconfigured INTERNAL_SERVER_ERROR "proxy_configuration_error" "misconfigured" "Server misconfigured";
+    Misconfigured INTERNAL_SERVER_ERROR 500 "proxy_configuration_error" "misconfigured" "Server misconfigured";
     /// A fault of this server.
-    Internal INTERNAL_SERVER_ERROR "proxy_internal_error" "internal" "Internal error";
+    Internal INTERNAL_SERVER_ERROR 500 "proxy_internal_error" "internal" "Internal error";
 }
 
 impl RejectionKind {
@@ -319,15 +344,18 @@ impl Rejection {
     /// The problem document (RFC 9457).
     #[must_use]
     pub fn problem_json(&self) -> Bytes {
+        if self.public_detail().is_none() && self.0.violated.is_none() {
+            return Bytes::from_static(self.0.kind.plain_problem().as_bytes());
+        }
+        self.full_problem()
+    }
+
+    fn full_problem(&self) -> Bytes {
         let kind = match self.0.kind {
-            RejectionKind::RateLimited => "https://iana.org/assignments/http-problem-types#quota-exceeded",
-            RejectionKind::Saturated => "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+            RejectionKind::RateLimited => quota_exceeded!(),
+            RejectionKind::Saturated => reduced_capacity!(),
             _ => "about:blank",
         };
-        if self.public_detail().is_none() && self.0.violated.is_none() {
-            let status = self.0.kind.status();
-            return Bytes::from(format!(r#"{{"type":"{kind}","title":"{}","status":{}}}"#, self.0.kind.title(), status.as_u16()));
-        }
         let mut doc = serde_json::Map::new();
         doc.insert("type".into(), kind.into());
         doc.insert("title".into(), self.0.kind.title().into());
@@ -348,7 +376,7 @@ impl Rejection {
         let body = self.problem_json();
         let mut response = Response::new(ResponseBody::full(body));
         self.apply(&mut response);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, const { HeaderValue::from_static("application/problem+json") });
         response
     }
 
@@ -356,12 +384,14 @@ impl Rejection {
     pub fn apply<B>(self, response: &mut Response<B>) {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
         let status =
             if self.0.exposed { proxy_status_value(DEFAULT_PSEUDONYM, self.proxy_status()) } else { self.0.kind.public_field() };
         headers.insert(PROXY_STATUS, status);
         if let Some(secs) = self.retry_after_secs() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+            // What most refusals say has no need to be written.
+            let value = if secs == 1 { const { HeaderValue::from_static("1") } } else { HeaderValue::from(secs) };
+            headers.insert(header::RETRY_AFTER, value);
         }
         if let Some(challenge) = &self.0.challenge {
             let name = if self.0.kind == RejectionKind::ProxyUnauthenticated {
@@ -392,6 +422,11 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+/// What an outer part of this server says about a body's error, if it is among the error's sources.
+pub(crate) fn find_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Rejection> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,6 +448,12 @@ mod tests {
     #[test]
     fn the_written_fields_are_the_table() {
         for kind in RejectionKind::ALL {
+            let rejection = Rejection::new(*kind);
+            let (written, made): (serde_json::Value, serde_json::Value) = (
+                serde_json::from_slice(&rejection.problem_json()).unwrap(),
+                serde_json::from_slice(&rejection.full_problem()).unwrap(),
+            );
+            assert_eq!(written, made);
             assert_eq!(kind.public_field(), proxy_status_value(DEFAULT_PSEUDONYM, kind.public_proxy_status()));
         }
     }

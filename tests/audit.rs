@@ -306,7 +306,7 @@ fn the_writer_wakes_up_after_a_quiet_time() {
         sink.record(&Record::default());
         let started = Instant::now();
         while gate.text().lines().count() < n {
-            assert!(started.elapsed() < Duration::from_millis(500), "record {n} was not written");
+            assert!(started.elapsed() < Duration::from_secs(5), "record {n} was not written");
             std::thread::sleep(Duration::from_millis(1));
         }
     }

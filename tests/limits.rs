@@ -121,14 +121,14 @@ async fn event_streams_hold_their_permit_until_the_client_goes() {
 #[tokio::test]
 async fn a_full_server_sheds_at_once() {
     let limit = ConcurrencyLimitLayer::new().total(8);
-    let slow = || async {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        "late"
-    };
-    let address = serve(Router::new().route("/", get(slow)).layer(limit.clone())).await;
+    let never = || async { std::future::pending::<&str>().await };
+    let address = serve(Router::new().route("/", get(never)).layer(limit.clone())).await;
     let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut held = Vec::new();
     for _ in 0..8 {
-        tokio::spawn(send(address, request, false));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        held.push(stream);
     }
     while limit.handle().running() < 8 {
         tokio::time::sleep(Duration::from_millis(1)).await;

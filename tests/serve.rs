@@ -16,6 +16,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,6 +42,8 @@ type Body = BoxBody<Bytes, Infallible>;
 
 struct Running {
     addr: SocketAddr,
+    /// Requests that have reached the application.
+    asked: Arc<AtomicUsize>,
     server: Server,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
@@ -51,7 +57,12 @@ impl Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let signal = server.shutdown_signal();
         let tunnels = server.tunnels();
-        let service = tower::service_fn(move |request| answer(request, signal.clone(), tunnels.clone()));
+        let asked = Arc::<AtomicUsize>::default();
+        let count = asked.clone();
+        let service = tower::service_fn(move |request| {
+            count.fetch_add(1, Ordering::SeqCst);
+            answer(request, signal.clone(), tunnels.clone())
+        });
         let task = tokio::spawn({
             let server = server.clone();
             async move {
@@ -62,11 +73,19 @@ impl Running {
                     .await
             }
         });
-        Self { addr, server, stop: Some(stop), task }
+        Self { addr, asked, server, stop: Some(stop), task }
     }
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.addr).await.unwrap()
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let started = Instant::now();
+        while !condition(self) {
+            assert!(started.elapsed() < Duration::from_secs(10), "{what}: {:?}", self.server.stats());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn stop(&mut self) {
@@ -112,6 +131,15 @@ async fn answer(
             let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
             let frames = (0..1024).map(move |_| Ok::<_, Infallible>(http_body::Frame::data(chunk.clone())));
             Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed())
+        }
+        "/late" => {
+            let many = std::iter::repeat_n(Bytes::from(vec![b'x'; 64 * 1024]), 128);
+            let many = futures_util::stream::iter(many.map(|chunk| Ok::<_, Infallible>(http_body::Frame::data(chunk))));
+            let last = futures_util::stream::once(async {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                Ok(http_body::Frame::data(Bytes::from("last words")))
+            });
+            Response::new(StreamBody::new(futures_util::StreamExt::chain(many, last)).boxed())
         }
         "/events" => {
             let first = futures_util::stream::iter([Ok::<_, Infallible>(http_body::Frame::data(Bytes::from("data: 1\n\n")))]);
@@ -347,11 +375,7 @@ async fn a_reader_that_stops_is_cut() {
     stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut first = [0; 1000];
     stream.read_exact(&mut first).await.unwrap();
-    let started = Instant::now();
-    while server.server.stats().write_stalls == 0 {
-        assert!(started.elapsed() < Duration::from_secs(3), "not cut");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    server.until("the stall", |s| s.server.stats().write_stalls == 1).await;
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
     assert!(rest.len() < 64 * 1024 * 1024);
@@ -367,11 +391,7 @@ async fn an_http2_reader_that_stops_loses_its_stream_only() {
     let get = |path: &str| sender.clone().send_request(Request::get(format!("http://a{path}")).body(Full::default()).unwrap());
     let mut stalled = get("/big").await.unwrap().into_body();
     stalled.frame().await.unwrap().unwrap();
-    let started = Instant::now();
-    while server.server.stats().write_stalls == 0 {
-        assert!(started.elapsed() < Duration::from_secs(4), "not reset");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    server.until("the stall", |s| s.server.stats().write_stalls == 1).await;
     assert!(stalled.collect().await.is_err());
     assert_eq!(get("/").await.unwrap().into_body().collect().await.unwrap().to_bytes(), "hello");
 }
@@ -408,7 +428,7 @@ async fn the_drain_lets_requests_finish_and_tells_tunnels() {
     tunnel.write_all(b"GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await.unwrap();
     assert!(read_response(&mut tunnel).await.starts_with("http/1.1 101"));
     // A tunnel is nobody's business for the time limits.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     tunnel.write_all(b"ping").await.unwrap();
     let mut buf = [0; 4];
     tunnel.read_exact(&mut buf).await.unwrap();
@@ -417,7 +437,7 @@ async fn the_drain_lets_requests_finish_and_tells_tunnels() {
     read_response(&mut idle).await;
     let mut busy = server.connect().await;
     busy.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.until("three requests", |s| s.asked.load(Ordering::SeqCst) == 3).await;
     assert_eq!(server.server.stats().tunnels, 1);
 
     let started = Instant::now();
@@ -439,7 +459,7 @@ async fn what_does_not_end_is_cut_at_the_drain_time() {
     let mut server = Running::start(short().drain(Duration::from_millis(700))).await;
     let mut stream = server.connect().await;
     stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.until("a request", |s| s.asked.load(Ordering::SeqCst) == 1).await;
     let started = Instant::now();
     server.stop();
     // It reads, but too slowly to finish.
@@ -481,7 +501,7 @@ async fn one_connection_too_many_is_told_so_at_once() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);
     assert_eq!(server.server.stats().shed, 10);
     drop(kept);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.until("places", |s| s.server.stats().open == 0).await;
     let mut again = server.connect().await;
     again.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(read_response(&mut again).await.starts_with("http/1.1 200"));
@@ -557,11 +577,7 @@ async fn nothing_is_left_behind() {
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
     }
-    let started = Instant::now();
-    while server.server.stats().open > 0 || server.server.stats().tunnels > 0 {
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", server.server.stats());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    server.until("connections", |s| s.server.stats().open == 0 && s.server.stats().tunnels == 0).await;
     assert_eq!(server.server.stats().accepted, 300);
 }
 
@@ -615,8 +631,6 @@ fn tokens_do_not_travel_in_clear_text_by_accident() {
 }
 
 mod tls {
-    use std::sync::Arc;
-
     use portcullis::serve::{ClientAuth, Tls, TlsFiles};
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     use tokio_rustls::{
@@ -730,6 +744,28 @@ mod tls {
         assert_eq!(read_to_end(&mut stream).await.0, "");
         let took = started.elapsed();
         assert!(took > Duration::from_millis(400) && took < Duration::from_secs(1), "{took:?}");
+    }
+
+    /// The last bytes wait in the TLS session for a reader that is slower than the server; then there is silence.
+    #[tokio::test]
+    async fn a_slow_reader_who_has_caught_up_is_no_stalled_one() {
+        let ca = Ca::new();
+        let builder = short().write_idle_timeout(Duration::from_secs(2));
+        let server = Running::start(builder.tls(Tls::new(&ca.files()).unwrap())).await;
+        let mut stream = connect(&server, &ca.client(&[], None)).await.unwrap();
+        stream.write_all(b"GET /late HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let (mut tail, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let n = stream.read(&mut piece).await.expect("the connection was cut");
+            if n == 0 {
+                break;
+            }
+            tail.extend_from_slice(&piece[..n]);
+            tail.drain(..tail.len().saturating_sub(100));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(tail.ends_with(b"last words\r\n0\r\n\r\n"), "{}", String::from_utf8_lossy(&tail));
+        assert_eq!(server.server.stats().write_stalls, 0);
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::Parser as _;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{
@@ -94,6 +94,10 @@ fn run(cli: Cli) -> Result<(), Invalid> {
 }
 
 async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), Invalid> {
+    // Before anybody can know that the server runs: a signal that nobody waits for ends the process as it is.
+    let signals = |kind| signal(kind).map_err(|e| Invalid::at("signals", e));
+    let (hangup, term, interrupt) =
+        (signals(SignalKind::hangup())?, signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let mut extras = Extras::default();
     if demo {
         extras.demo = Some(demo::start().await.map_err(|e| Invalid::at("--demo", e))?);
@@ -131,10 +135,10 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     drop(made);
 
     let reopen = sink.clone();
-    tokio::spawn(reload::watch(overrides, config, live, move || {
+    tokio::spawn(reload::watch(overrides, config, live, hangup, move || {
         reopen.reopen();
     }));
-    let drained = server.serve(listener, service, stopped()).await;
+    let drained = server.serve(listener, service, stopped(term, interrupt)).await;
     if !sink.flush(Duration::from_secs(2)) {
         eprintln!("the audit is not written to its end");
     }
@@ -142,11 +146,9 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     Ok(())
 }
 
-/// SIGTERM or an interrupt.
-async fn stopped() {
-    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+async fn stopped(mut term: Signal, mut interrupt: Signal) {
     tokio::select! {
         _ = term.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        _ = interrupt.recv() => {}
     }
 }

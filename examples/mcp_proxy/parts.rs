@@ -168,7 +168,9 @@ pub fn server(config: &Config) -> Result<Builder, Invalid> {
     }
     if let Some(rate) = limits.min_rate {
         let rate = rate.get().map(|s| u32::try_from(s.0).unwrap_or(u32::MAX));
-        server = server.min_rate(rate, rate, Duration::from_secs(30));
+        let pause = |time: Option<OrOff<Span>>| time.map_or(Some(Duration::from_secs(10)), |t| t.get().map(|s| s.0));
+        let window = pause(limits.request_body_timeout).max(pause(limits.response_write_timeout));
+        server = server.min_rate(rate, rate, window.unwrap_or(Duration::from_secs(10)));
     }
     if let Some(time) = limits.connection_idle_timeout {
         server = server.keep_alive(time.0);

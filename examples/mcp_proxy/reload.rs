@@ -6,7 +6,7 @@ use portcullis::{
     clock::{Clock as _, SystemClock},
     stores::{Change, FileError, WatchedFile},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::{
     app::Live,
@@ -58,8 +58,7 @@ impl Files {
 }
 
 /// Watches for ever. `reopen` is called on SIGHUP, for whoever rotates the audit file.
-pub async fn watch(overrides: Overrides, started: Config, live: Live, reopen: impl Fn()) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+pub async fn watch(overrides: Overrides, started: Config, live: Live, mut hangup: Signal, reopen: impl Fn()) {
     let mut every = tokio::time::interval(EVERY);
     let mut files = Files(Vec::new());
     if let Err(error) = files.follow(&overrides, &started) {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -17,7 +18,7 @@ use super::{
     permit::{Full, Held, Running},
 };
 use crate::{
-    limiter::{Key, KeyExtractor, RequestView, SipKey},
+    limiter::{Key, KeyExtractor, MissingKey, RequestView, SipKey},
     rejection::{Rejection, RejectionKind},
 };
 
@@ -139,27 +140,30 @@ impl fmt::Debug for Limits {
 impl Limits {
     /// The decision: a permit, or nothing where the request does not count, or the refusal.
     pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Option<Held>, Rejection> {
-        let view = RequestView::of(request);
-        if self.when.as_ref().is_some_and(|when| !when(&view)) {
-            return Ok(None);
-        }
-        let key = match &self.key {
-            None => None,
-            Some(extractor) => {
-                let mut key = Key::new();
-                extractor.extract(&view, &mut key).map_err(|missing| {
-                    Rejection::new(RejectionKind::Misconfigured).with_detail(format!("concurrency limit: {missing}"))
-                })?;
-                Some(key.hash(0, self.sip.start()))
+        let mut hash = None;
+        if self.when.is_some() || self.key.is_some() {
+            let view = RequestView::of(request);
+            if self.when.as_ref().is_some_and(|when| !when(&view)) {
+                return Ok(None);
             }
-        };
+            if let Some(extractor) = &self.key {
+                let mut key = Key::new();
+                extractor.extract(&view, &mut key).map_err(|missing| misconfigured(&missing))?;
+                hash = NonZeroU64::new(key.hash(0, self.sip.start()));
+            }
+        }
         let (per_key, total) = (self.per_key.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
-        let held = self.running.take(key, per_key, total).map_err(|full| {
+        let held = self.running.take(hash, per_key, total).map_err(|full| {
             let kind = if full == Full::Key { RejectionKind::ConcurrencyLimited } else { RejectionKind::Saturated };
             Rejection::new(kind).with_retry_after(self.retry_after)
         })?;
         Ok(Some(held))
     }
+}
+
+#[cold]
+fn misconfigured(missing: &MissingKey) -> Rejection {
+    Rejection::new(RejectionKind::Misconfigured).with_detail(format!("concurrency limit: {missing}"))
 }
 
 /// Changes a layer's limits while it runs, and reads what is running.

@@ -4,12 +4,13 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
     hash::{BuildHasherDefault, Hasher},
+    num::NonZeroU64,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -56,8 +57,8 @@ impl Running {
     }
 
     /// Takes a permit: of the key, if there is one, and of the total.
-    pub(super) fn take(self: &Arc<Self>, key: Option<u64>, per_key: usize, total: usize) -> Result<Held, Full> {
-        if let Some(hash) = key {
+    pub(super) fn take(self: &Arc<Self>, key: Option<NonZeroU64>, per_key: usize, total: usize) -> Result<Held, Full> {
+        if let Some(hash) = key.map(NonZeroU64::get) {
             let mut keys = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
             let running = keys.entry(hash).or_insert(0);
             if *running >= per_key {
@@ -68,14 +69,25 @@ impl Running {
             }
             *running += 1;
         }
-        // From here on a drop gives back what was taken.
-        let mut held = Held { running: Arc::clone(self), key, total: false };
         let more = |n: usize| (n < total).then_some(n + 1);
         if self.total.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
+            self.give_back(key);
             return Err(Full::Total);
         }
-        held.total = true;
-        Ok(held)
+        // From here on a drop gives back what was taken.
+        Ok(Held { running: Arc::clone(self), key })
+    }
+
+    /// Gives a key's permit back.
+    fn give_back(&self, key: Option<NonZeroU64>) {
+        let Some(hash) = key.map(NonZeroU64::get) else { return };
+        let mut keys = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut running) = keys.entry(hash) {
+            *running.get_mut() -= 1;
+            if *running.get() == 0 {
+                running.remove();
+            }
+        }
     }
 
     pub(super) fn total(&self) -> usize {
@@ -91,23 +103,13 @@ impl Running {
 #[derive(Debug)]
 pub(super) struct Held {
     running: Arc<Running>,
-    key: Option<u64>,
-    total: bool,
+    key: Option<NonZeroU64>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.total {
-            self.running.total.fetch_sub(1, Ordering::AcqRel);
-        }
-        let Some(hash) = self.key else { return };
-        let mut keys = self.running.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut running) = keys.entry(hash) {
-            *running.get_mut() -= 1;
-            if *running.get() == 0 {
-                running.remove();
-            }
-        }
+        self.running.total.fetch_sub(1, Ordering::AcqRel);
+        self.running.give_back(self.key);
     }
 }
 
@@ -162,11 +164,11 @@ impl<B: Body<Data = Bytes>> Body for PermitBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
+        let polled = this.inner.poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             *this.hold = None;
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,6 +5,7 @@
 
 mod connection;
 mod record;
+mod text;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,6 +17,7 @@ use http::{Extensions, HeaderName};
 
 pub use connection::ConnectionInfo;
 pub use record::{CloseRecord, ClosedBy, Outcome, Record, RecordHandle};
+pub use text::McpText;
 
 use crate::{egress::EgressPermit, limiter::RateLimitState, net::Target, tokens::Principal};
 
@@ -58,9 +60,9 @@ impl ClientAddr {
 #[non_exhaustive]
 pub struct McpCall {
     /// The JSON-RPC method.
-    pub method: Option<Box<str>>,
+    pub method: Option<McpText>,
     /// The tool, prompt or resource that is asked for.
-    pub name: Option<Box<str>>,
+    pub name: Option<McpText>,
     /// The request's id, of whatever JSON type.
     pub id: Option<serde_json::Value>,
 }

@@ -45,4 +45,5 @@ pub use meter::{Meter, MeterVerdict};
 pub use quota::{Decision, Quota};
 pub(crate) use sip::SipKey;
 pub use state::{PolicyState, RateLimitState};
+pub(crate) use state::{ShortText, Told};
 pub use store::{Ask, Batch, CheckFuture, LimitStore, MAX_POLICIES, OwnedAsk, PolicyId, StoreUnavailable};

@@ -123,14 +123,19 @@ impl Quota {
         let filled = before.saturating_add(need.min(self.tolerance));
         let allowed = filled <= self.tolerance;
         let used = if allowed { before.saturating_add(need.min(self.tolerance.saturating_add(MAX_DEBT))) } else { before };
-        let decision = Decision {
-            allowed,
-            wait: filled.saturating_sub(self.tolerance),
-            used,
-            slack: self.tolerance.saturating_sub(used),
-            quota: *self,
-        };
+        let (slack, interval) = self.left(self.tolerance.saturating_sub(used));
+        let decision = Decision { allowed, wait: filled.saturating_sub(self.tolerance), used, slack, interval };
         (decision, if allowed { now.saturating_add(used) } else { tat })
+    }
+
+    /// What is left in so many nanoseconds of the burst, and by what that is to be divided to be units.
+    #[inline]
+    fn left(&self, slack: u64) -> (u64, u64) {
+        // One 64-bit division is exact enough while a unit takes a microsecond or more. It is not done before somebody asks.
+        if self.interval >= 1000 {
+            return (slack.min(self.interval.saturating_mul(self.burst)), self.interval);
+        }
+        (scale(slack, self.count, self.period).min(self.burst), 1)
     }
 
     /// The TAT after `cost` units were used that nobody asked for beforehand (bytes of an answer).
@@ -206,9 +211,9 @@ pub struct Decision {
     wait: u64,
     /// Nanoseconds until the quota is whole again.
     used: u64,
-    /// Nanoseconds of the burst that are left.
+    /// What is left of the burst, and by what that is to be divided to be units.
     slack: u64,
-    quota: Quota,
+    interval: u64,
 }
 
 impl Decision {
@@ -217,7 +222,8 @@ impl Decision {
     #[must_use]
     pub fn from_parts(quota: Quota, allowed: bool, wait: Duration, used: Duration) -> Self {
         let used = nanos(used);
-        Self { allowed, wait: nanos(wait), used, slack: quota.tolerance.saturating_sub(used), quota }
+        let (slack, interval) = quota.left(quota.tolerance.saturating_sub(used));
+        Self { allowed, wait: nanos(wait), used, slack, interval }
     }
 
     /// Whether the request may pass.
@@ -229,10 +235,7 @@ impl Decision {
     /// Units that could be taken right now, after this request.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        let Quota { count, period, burst, interval, .. } = self.quota;
-        // One 64-bit division is exact enough while a unit takes a microsecond or more. Not done before somebody asks.
-        let units = if interval >= 1000 { self.slack / interval } else { scale(self.slack, count, period) };
-        units.min(burst)
+        self.slack / self.interval.max(1)
     }
 
     /// How long until the same request would pass; zero where it has.

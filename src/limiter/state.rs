@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
+
 use super::{Decision, PolicyId};
 
 /// What is left of the quotas of one request, in the order in which the policies were asked (outer layers first).
@@ -9,6 +11,7 @@ use super::{Decision, PolicyId};
 pub struct RateLimitState {
     first: [Option<PolicyState>; 2],
     more: Vec<PolicyState>,
+    told: Option<Told>,
 }
 
 /// What one policy has said.
@@ -19,6 +22,38 @@ pub struct PolicyState {
     shadow: bool,
 }
 
+/// What the layers so far have to say to the client. They leave it to the next one further in to say it together with its own, and
+/// say it themselves where there was none.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// `RateLimit-Policy`.
+    pub(crate) policy: HeaderValue,
+    /// `RateLimit`.
+    pub(crate) limit: ShortText,
+}
+
+const SHORT: usize = 63;
+
+/// A text that can be copied without an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShortText {
+    len: u8,
+    bytes: [u8; SHORT],
+}
+
+impl ShortText {
+    /// The text, if it is short.
+    pub(crate) fn of(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; SHORT];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        Some(Self { len: u8::try_from(text.len()).ok()?, bytes })
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
 impl RateLimitState {
     /// Notes a policy's decision.
     pub fn push(&mut self, policy: &PolicyId, decision: Decision, shadow: bool) {
@@ -27,6 +62,11 @@ impl RateLimitState {
             Some(slot) => *slot = Some(state),
             None => self.more.push(state),
         }
+    }
+
+    /// What the layers so far have to say to the client; to be replaced by whoever says it.
+    pub(crate) fn told(&mut self) -> &mut Option<Told> {
+        &mut self.told
     }
 
     /// Every policy that was asked.

@@ -121,6 +121,14 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// The answer to the only question, if there is one only.
+    pub(crate) fn only_answer(&self) -> Option<Decision> {
+        match &self.first {
+            [Some(ask), None] => ask.decision,
+            _ => None,
+        }
+    }
+
     /// The questions.
     pub fn iter(&self) -> impl Iterator<Item = &Ask<'a>> + Clone {
         self.first.iter().flatten().chain(&self.more)

@@ -62,7 +62,7 @@ impl<S, B, F, R> ResponseFuture<S, B, F, R> {
 
 /// Binds the session that the target has issued, if it has.
 fn bind<R>(parties: &Parties, response: &Response<R>) -> Lookup<Arc<str>> {
-    match response.headers().get(SESSION_ID) {
+    match response.headers().get(&SESSION_ID) {
         Some(session) if !response.status().is_client_error() && !response.status().is_server_error() => {
             parties.store.claim(SessionKey::new(session.as_bytes(), &parties.origin), &parties.owner)
         }

@@ -18,8 +18,8 @@ use crate::{
     tokens::{Lookup, SessionKey, SessionStore, StoreUnavailable},
 };
 
-/// The session's field.
-pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+/// The session's field. A static, so that a look-up makes and drops no name.
+pub(super) static SESSION_ID: HeaderName = crate::mcp_wire::SESSION_ID;
 
 /// The service that [`McpSessionLayer`](super::McpSessionLayer) makes.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ fn parties<B>(request: &Request<B>, store: &Arc<dyn SessionStore>) -> Result<Par
 }
 
 fn key<B>(request: &Request<B>, parties: &Parties) -> Result<Option<SessionKey>, Rejection> {
-    let mut values = request.headers().get_all(SESSION_ID).iter();
+    let mut values = request.headers().get_all(&SESSION_ID).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(session), None) => Ok(Some(SessionKey::new(session.as_bytes(), &parties.origin))),
@@ -142,15 +142,15 @@ mod tests {
     async fn send(store: &Store, principal: &str, target: &str, session: &[&str]) -> (u16, &'static str) {
         let mut request = Request::post("/");
         for id in session {
-            request = request.header(SESSION_ID, *id);
+            request = request.header(&SESSION_ID, *id);
         }
         let mut request = request.body(()).unwrap();
         let context = RequestContext::of_mut(request.extensions_mut());
         context.set_principal(Principal::new(principal)).set_target(Target::parse(target).unwrap());
         let inner = tower::service_fn(|request: Request<()>| async move {
             let mut response = Response::new(String::new());
-            if request.headers().get(SESSION_ID).is_none() {
-                response.headers_mut().insert(SESSION_ID, http::HeaderValue::from_static("fresh"));
+            if request.headers().get(&SESSION_ID).is_none() {
+                response.headers_mut().insert(&SESSION_ID, http::HeaderValue::from_static("fresh"));
             }
             Ok::<_, Infallible>(response)
         });
@@ -191,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn the_ready_service_is_the_one_that_is_called() {
         let probe = Probe::default();
-        let mut request = Request::post("/").header(SESSION_ID, "s").body(()).unwrap();
+        let mut request = Request::post("/").header(&SESSION_ID, "s").body(()).unwrap();
         let context = RequestContext::of_mut(request.extensions_mut());
         context.set_principal(Principal::new("a")).set_target(Target::parse("https://a.example/").unwrap());
         let store = Store { later: true, ..Store::default() };

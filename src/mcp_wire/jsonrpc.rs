@@ -1,13 +1,12 @@
 //! Method, id and name of a JSON-RPC message, found without building the rest.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
-use crate::context::McpCall;
+use serde_json::Value;
 
-/// Deepest nesting that is followed: one bit each.
-const MAX_DEPTH: u32 = u128::BITS;
-/// How far a string is read byte by byte.
-const SHORT: usize = 16;
+use super::walk::{Key, Walk};
+use crate::context::{McpCall, McpText};
+
 /// Longest batch that is followed.
 const MAX_BATCH: usize = 128;
 
@@ -79,245 +78,223 @@ pub fn name_source(method: &str) -> Option<&'static str> {
 /// See [`PeekError`]. The grammar inside values that decide nothing is checked only as far as strings and brackets go: a server
 /// that reads the body would refuse the rest.
 pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
-    std::str::from_utf8(body).map_err(|_| PeekError::Malformed)?;
-    let mut scan = Scan { bytes: body, at: 0 };
-    scan.space();
-    let peek = match scan.byte() {
-        Some(b'{') => Peek::Single(call(&mut scan)?),
-        Some(b'[') => {
-            let mut calls = Vec::new();
-            scan.items(b'[', b']', |scan| {
-                if calls.len() == MAX_BATCH {
-                    return Err(PeekError::TooComplex);
-                }
-                calls.push(call(scan)?);
-                Ok(())
-            })?;
-            if calls.is_empty() {
-                return Err(PeekError::Malformed);
-            }
-            Peek::Batch(calls)
-        }
+    // Nearly all bodies are ASCII, which one pass without branches shows.
+    if body.iter().fold(0, |all, byte| all | byte) > 0x7f {
+        std::str::from_utf8(body).map_err(|_| PeekError::Malformed)?;
+    }
+    let mut walk = Walk::new(body);
+    walk.space();
+    let peek = match walk.byte() {
+        Some(b'{') => Peek::Single(call(&mut walk)?),
+        Some(b'[') => Peek::Batch(batch(&mut walk)?),
         _ => return Err(PeekError::Malformed),
     };
-    scan.space();
-    if scan.byte().is_some() { Err(PeekError::Malformed) } else { Ok(peek) }
+    walk.space();
+    if walk.byte().is_some() { Err(PeekError::Malformed) } else { Ok(peek) }
 }
 
-fn call(scan: &mut Scan<'_>) -> Result<McpCall, PeekError> {
+#[cold]
+fn batch(walk: &mut Walk<'_>) -> Result<Vec<McpCall>, PeekError> {
+    let mut calls = Vec::new();
+    let mut more = walk.enter(b'[', b']')?;
+    while more {
+        if calls.len() == MAX_BATCH {
+            return Err(PeekError::TooComplex);
+        }
+        calls.push(call(walk)?);
+        more = walk.next(b']')?;
+    }
+    if calls.is_empty() { Err(PeekError::Malformed) } else { Ok(calls) }
+}
+
+fn call(outer: &mut Walk<'_>) -> Result<McpCall, PeekError> {
+    let mut walk = *outer;
     let mut call = McpCall::default();
     let (mut params, mut version) = (false, false);
     // Parameters in front of the method: which of them is the name is not known yet.
     let mut early = None;
-    scan.members(|scan, key| {
-        match watched(&key, &["method", "id", "params", "jsonrpc"])? {
-            Some("method") if call.method.is_none() => call.method = Some(text(scan.value()?)?),
-            Some("id") if call.id.is_none() => call.id = Some(id(scan.value()?)?),
-            Some("params") if !params => {
-                params = true;
-                match call.method.as_deref().map(name_source) {
-                    Some(Some(source)) if scan.byte() == Some(b'{') => call.name = params_name(scan, source)?,
-                    Some(_) => drop(scan.value()?),
-                    None => early = Some(scan.value()?),
+    let mut more = walk.enter(b'{', b'}')?;
+    while more {
+        let field = field(&mut walk)?;
+        walk.colon()?;
+        match field {
+            Field::Version if !version => {
+                version = true;
+                if !walk.skip(walk.ahead(), b"\"2.0\"") {
+                    walk.value()?;
                 }
             }
-            Some("jsonrpc") if !version => {
-                version = true;
-                scan.value()?;
+            Field::Id if call.id.is_none() => call.id = Some(id(&mut walk)?),
+            Field::Method if call.method.is_none() => call.method = Some(text(&mut walk)?),
+            Field::Params if !params => {
+                params = true;
+                match call.method.as_deref().map(name_source) {
+                    Some(Some(source)) if walk.byte() == Some(b'{') => call.name = params_name(&mut walk, source)?,
+                    Some(_) => drop(walk.value()?),
+                    None => early = Some(walk.value()?),
+                }
             }
-            Some(_) => return Err(PeekError::Ambiguous),
-            None => drop(scan.value()?),
+            Field::Other => drop(walk.value()?),
+            Field::Ambiguous | Field::Method | Field::Id | Field::Params | Field::Version => return Err(PeekError::Ambiguous),
         }
-        Ok(())
-    })?;
-    if let (Some(source), Some(bytes @ [b'{', ..])) = (call.method.as_deref().and_then(name_source), early) {
-        call.name = params_name(&mut Scan { bytes, at: 0 }, source)?;
+        more = walk.next(b'}')?;
     }
+    if let (Some(source), Some(bytes @ [b'{', ..])) = (call.method.as_deref().and_then(name_source), early) {
+        call.name = params_name(&mut Walk::new(bytes), source)?;
+    }
+    *outer = walk;
     Ok(call)
 }
 
-fn params_name(scan: &mut Scan<'_>, source: &'static str) -> Result<Option<Box<str>>, PeekError> {
+fn params_name(outer: &mut Walk<'_>, source: &'static str) -> Result<Option<McpText>, PeekError> {
+    let mut walk = *outer;
     let mut name = None;
-    scan.members(|scan, key| {
-        match watched(&key, &[source])? {
-            Some(_) if name.is_some() => return Err(PeekError::Ambiguous),
-            Some(_) => name = Some(text(scan.value()?)?),
-            None => drop(scan.value()?),
+    let mut more = walk.enter(b'{', b'}')?;
+    while more {
+        let field = param(&mut walk, source)?;
+        walk.colon()?;
+        match field {
+            Param::Other => drop(walk.value()?),
+            Param::Source if name.is_none() => name = Some(text(&mut walk)?),
+            Param::Source | Param::Ambiguous => return Err(PeekError::Ambiguous),
         }
-        Ok(())
-    })?;
+        more = walk.next(b'}')?;
+    }
+    *outer = walk;
     Ok(name)
 }
 
-/// A string's text. Most have no escapes, and what has none is there already.
-fn text(raw: &[u8]) -> Result<Box<str>, PeekError> {
-    if let [b'"', inner @ .., b'"'] = raw
-        && !inner.iter().any(|b| *b < b' ' || *b == b'\\')
-        && let Ok(plain) = std::str::from_utf8(inner)
-    {
-        return Ok(plain.into());
-    }
-    serde_json::from_slice::<String>(raw).map(Into::into).map_err(|_| PeekError::Malformed)
-}
-
-/// An id of any type. Nearly all are small counters, and those need no parser.
-fn id(raw: &[u8]) -> Result<serde_json::Value, PeekError> {
-    match raw {
-        [first, rest @ ..] if rest.len() < 18 && raw.iter().all(u8::is_ascii_digit) && (*first != b'0' || rest.is_empty()) => {
-            Ok(raw.iter().fold(0_u64, |n, digit| n * 10 + u64::from(digit - b'0')).into())
-        }
-        _ => serde_json::from_slice(raw).map_err(|_| PeekError::Malformed),
+/// A string's text.
+#[inline]
+fn text(walk: &mut Walk<'_>) -> Result<McpText, PeekError> {
+    match walk.plain() {
+        Some(plain) => McpText::from_utf8(plain).ok_or(PeekError::Malformed),
+        None => decoded(walk.value()?).map(Into::into),
     }
 }
 
-/// Which of `names` a key is. Some parsers fold case when they match keys (and fold `ſ` and the Kelvin sign with it), so a key
-/// that is equal only after folding decides nothing for sure.
-fn watched(key: &[u8], names: &[&'static str]) -> Result<Option<&'static str>, PeekError> {
-    if let Some(name) = names.iter().find(|n| n.as_bytes() == key) {
-        return Ok(Some(name));
+/// An id of any type. Nearly all are small counters or plain strings, and those need no parser.
+#[inline]
+fn id(walk: &mut Walk<'_>) -> Result<Value, PeekError> {
+    if let Some(n) = walk.counter() {
+        return Ok(n.into());
     }
-    let same = if key.is_ascii() {
-        names.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(key))
+    match walk.plain() {
+        Some(plain) => std::str::from_utf8(plain).map(Into::into).map_err(|_| PeekError::Malformed),
+        None => serde_json::from_slice(walk.value()?).map_err(|_| PeekError::Malformed),
+    }
+}
+
+#[cold]
+fn decoded(raw: &[u8]) -> Result<String, PeekError> {
+    serde_json::from_slice(raw).map_err(|_| PeekError::Malformed)
+}
+
+/// The members of a message that decide something.
+enum Field {
+    Method,
+    Id,
+    Params,
+    Version,
+    Other,
+    /// Perhaps one of them.
+    Ambiguous,
+}
+
+#[inline]
+fn field(walk: &mut Walk<'_>) -> Result<Field, PeekError> {
+    // As nearly everybody writes them: no search for the end is needed.
+    let ahead = walk.ahead();
+    if walk.skip(ahead, b"\"method\"") {
+        Ok(Field::Method)
+    } else if walk.skip(ahead, b"\"params\"") {
+        Ok(Field::Params)
+    } else if walk.skip(ahead, b"\"jsonrpc\"") {
+        Ok(Field::Version)
+    } else if walk.skip(ahead, b"\"id\"") {
+        Ok(Field::Id)
     } else {
-        let folded = String::from_utf8_lossy(key).to_uppercase().to_lowercase();
-        names.iter().any(|n| n.eq_ignore_ascii_case(&folded))
+        other_field(walk)
+    }
+}
+
+#[inline(never)]
+fn other_field(walk: &mut Walk<'_>) -> Result<Field, PeekError> {
+    let decoded;
+    let key = match walk.key()? {
+        Key::Plain(key) => key,
+        Key::Escaped(raw) => {
+            decoded = self::decoded(raw)?;
+            decoded.as_bytes()
+        }
     };
-    if same { Err(PeekError::Ambiguous) } else { Ok(None) }
+    Ok(match key {
+        b"jsonrpc" => Field::Version,
+        b"id" => Field::Id,
+        b"method" => Field::Method,
+        b"params" => Field::Params,
+        _ if folds_to(key, &["method", "id", "params", "jsonrpc"]) => Field::Ambiguous,
+        _ => Field::Other,
+    })
 }
 
-/// A walk over bytes that are known to be UTF-8.
-struct Scan<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// The members of `params`.
+enum Param {
+    /// The one that names what is called.
+    Source,
+    Other,
+    /// Perhaps the one.
+    Ambiguous,
 }
 
-impl<'a> Scan<'a> {
-    fn byte(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
+#[inline]
+fn param(walk: &mut Walk<'_>, source: &'static str) -> Result<Param, PeekError> {
+    let ahead = walk.ahead();
+    if source == "name" && walk.skip(ahead, b"\"name\"") {
+        Ok(Param::Source)
+    } else if walk.skip(ahead, b"\"arguments\"") || walk.skip(ahead, b"\"_meta\"") {
+        Ok(Param::Other)
+    } else {
+        other_param(walk, source)
     }
+}
 
-    fn space(&mut self) {
-        while matches!(self.byte(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
+#[inline(never)]
+fn other_param(walk: &mut Walk<'_>, source: &'static str) -> Result<Param, PeekError> {
+    let decoded;
+    let key = match walk.key()? {
+        Key::Plain(key) => key,
+        Key::Escaped(raw) => {
+            decoded = self::decoded(raw)?;
+            decoded.as_bytes()
         }
-    }
+    };
+    Ok(if key == source.as_bytes() {
+        Param::Source
+    } else if folds_to(key, &[source]) {
+        Param::Ambiguous
+    } else {
+        Param::Other
+    })
+}
 
-    fn take(&mut self, byte: u8) -> Result<(), PeekError> {
-        if self.byte() == Some(byte) {
-            self.at += 1;
-            Ok(())
-        } else {
-            Err(PeekError::Malformed)
-        }
-    }
+/// Whether a key is one of `names` after folding. Some parsers fold case when they match keys (and fold `ſ` and the Kelvin sign
+/// with it), so a key that is equal only then decides nothing for sure.
+#[inline]
+fn folds_to(key: &[u8], names: &[&str]) -> bool {
+    if key.is_ascii() { names.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(key)) } else { folds_beyond_ascii(key, names) }
+}
 
-    fn items(&mut self, open: u8, close: u8, mut each: impl FnMut(&mut Self) -> Result<(), PeekError>) -> Result<(), PeekError> {
-        self.take(open)?;
-        self.space();
-        if self.byte() == Some(close) {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            self.space();
-            each(self)?;
-            self.space();
-            match self.byte() {
-                Some(b',') => self.at += 1,
-                Some(b) if b == close => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return Err(PeekError::Malformed),
-            }
-        }
-    }
-
-    fn members(&mut self, mut each: impl FnMut(&mut Self, Cow<'a, [u8]>) -> Result<(), PeekError>) -> Result<(), PeekError> {
-        self.items(b'{', b'}', |scan| {
-            let from = scan.at;
-            let escaped = scan.string()?;
-            let raw = scan.since(from);
-            let key = match raw {
-                [b'"', inner @ .., b'"'] if !escaped => Cow::Borrowed(inner),
-                _ => Cow::Owned(serde_json::from_slice::<String>(raw).map_err(|_| PeekError::Malformed)?.into_bytes()),
-            };
-            scan.space();
-            scan.take(b':')?;
-            scan.space();
-            each(scan, key)
-        })
-    }
-
-    fn since(&self, from: usize) -> &'a [u8] {
-        self.bytes.get(from..self.at).unwrap_or_default()
-    }
-
-    /// Steps over a string; says whether there are escapes in it.
-    fn string(&mut self) -> Result<bool, PeekError> {
-        self.take(b'"')?;
-        let mut escaped = false;
-        loop {
-            let rest = self.bytes.get(self.at..).unwrap_or_default();
-            // Keys and names are short: looking at each byte is then cheaper than starting a search.
-            let near = rest.iter().take(SHORT).position(|b| matches!(b, b'"' | b'\\'));
-            let step = match near {
-                Some(step) => step,
-                None => memchr::memchr2(b'"', b'\\', rest).ok_or(PeekError::Malformed)?,
-            };
-            self.at += step + 1;
-            if rest.get(step) == Some(&b'"') {
-                return Ok(escaped);
-            }
-            escaped = true;
-            self.at += 1;
-        }
-    }
-
-    /// Any value, as it is written.
-    fn value(&mut self) -> Result<&'a [u8], PeekError> {
-        let from = self.at;
-        // What is open, innermost in the lowest bit: set for a list.
-        let (mut lists, mut depth) = (0_u128, 0);
-        loop {
-            match self.byte() {
-                Some(b'"') => {
-                    self.string()?;
-                }
-                Some(b @ (b'{' | b'[')) => {
-                    if depth == MAX_DEPTH {
-                        return Err(PeekError::TooComplex);
-                    }
-                    depth += 1;
-                    lists = lists << 1 | u128::from(b == b'[');
-                    self.at += 1;
-                }
-                Some(b @ (b'}' | b']')) => {
-                    if depth == 0 || (lists & 1 == 1) != (b == b']') {
-                        return Err(PeekError::Malformed);
-                    }
-                    depth -= 1;
-                    lists >>= 1;
-                    self.at += 1;
-                }
-                Some(b',' | b':' | b' ' | b'\t' | b'\n' | b'\r') if depth > 0 => self.at += 1,
-                Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E') => {
-                    while matches!(self.byte(), Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E')) {
-                        self.at += 1;
-                    }
-                }
-                _ => return Err(PeekError::Malformed),
-            }
-            if depth == 0 {
-                return Ok(self.since(from));
-            }
-        }
-    }
+#[cold]
+fn folds_beyond_ascii(key: &[u8], names: &[&str]) -> bool {
+    let folded = String::from_utf8_lossy(key).to_uppercase().to_lowercase();
+    names.iter().any(|n| n.eq_ignore_ascii_case(&folded))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use proptest::strategy::Strategy as _;
+    use serde_json::json;
 
     use super::*;
 
@@ -401,6 +378,103 @@ mod tests {
         assert!(is_probe(methods[1]) && !is_probe(methods[0]));
     }
 
+    /// An object with all its members, also those of the same name.
+    struct Members(Vec<(String, Value)>);
+
+    impl<'de> serde::Deserialize<'de> for Members {
+        fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+            struct All;
+            impl<'de> serde::de::Visitor<'de> for All {
+                type Value = Members;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                    let mut members = Vec::new();
+                    while let Some(member) = map.next_entry()? {
+                        members.push(member);
+                    }
+                    Ok(Members(members))
+                }
+            }
+            source.deserialize_map(All)
+        }
+    }
+
+    fn key() -> impl proptest::strategy::Strategy<Value = String> {
+        const KEYS: &[&str] = &[
+            r#""method""#,
+            r#""params""#,
+            r#""id""#,
+            r#""jsonrpc""#,
+            r#""x""#,
+            r#""\u006dethod""#,
+            r#""Method""#,
+            r#""param\u017f""#,
+            r#""paramſ""#,
+            r#""name""#,
+            r#""uri""#,
+            r#""tasKId""#,
+            r#""a \" key, that is longer than two words""#,
+            r#""methods""#,
+            r#""""#,
+        ];
+        proptest::sample::select(KEYS).prop_map(str::to_owned)
+    }
+
+    fn value() -> impl proptest::strategy::Strategy<Value = String> {
+        let leaf = proptest::prop_oneof![
+            proptest::sample::select(
+                &[
+                    r#""tools/call""#,
+                    r#""tools\/call""#,
+                    r#""resources/read""#,
+                    r#""tasks/get""#,
+                    r#""ping""#,
+                    r#""2.0""#,
+                    "7",
+                    "0",
+                    "-0.5e3",
+                    "123456789012345678",
+                    "1234567890123456789",
+                    "null",
+                    "true",
+                    "{}",
+                    "[]",
+                    r#""\\""#,
+                    r#""\"}""#,
+                ][..]
+            )
+            .prop_map(str::to_owned),
+            "\\PC{0,40}".prop_map(|s| Value::from(s).to_string()),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            proptest::prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(", "))),
+                proptest::collection::vec((key(), inner), 0..4)
+                    .prop_map(|v| format!("{{{}}}", v.iter().map(|(k, v)| format!("{k}:{v}")).collect::<Vec<_>>().join(","))),
+            ]
+        })
+    }
+
+    /// Text that is nearly a message.
+    fn pieces() -> impl proptest::strategy::Strategy<Value = String> {
+        const PIECES: &[&str] =
+            &["{", "}", "[", "]", ",", ":", "\"", "\\", " ", "\n", "1", "x", "{\"", "\":", "\",", "\u{1}", "é"];
+        let piece = proptest::prop_oneof![
+            proptest::sample::select(PIECES).prop_map(str::to_owned),
+            key(),
+            (key(), value()).prop_map(|(k, v)| format!("{k}:{v}")),
+            (key(), value()).prop_map(|(k, v)| format!("{{{k}:{v}}}")),
+        ];
+        proptest::prop_oneof![
+            proptest::collection::vec(piece.clone(), 0..12).prop_map(|p| p.concat()),
+            proptest::collection::vec(piece, 0..6).prop_map(|p| format!("{{{}}}", p.join(","))),
+        ]
+    }
+
     proptest::proptest! {
         #[test]
         fn agrees_with_a_full_parser(method in "\\PC{0,12}", id in proptest::num::i64::ANY, extra in "\\PC{0,20}", n in 0usize..4) {
@@ -408,6 +482,41 @@ mod tests {
             let call = single(&serde_json::to_string_pretty(&doc).unwrap());
             proptest::prop_assert_eq!(call.method.as_deref(), Some(method.as_str()));
             proptest::prop_assert_eq!(call.id, Some(json!(id)));
+        }
+
+        #[test]
+        fn no_other_parser_sees_another_method(text in pieces()) {
+            let (Ok(found), Ok(doc)) = (peek(text.as_bytes()), serde_json::from_str::<Value>(&text)) else { return Ok(()) };
+            let docs = doc.as_array().map_or(std::slice::from_ref(&doc), Vec::as_slice);
+            proptest::prop_assert_eq!(found.calls().len(), docs.len());
+            for (call, doc) in found.calls().iter().zip(docs) {
+                proptest::prop_assert_eq!(call.method.as_deref(), doc["method"].as_str());
+                proptest::prop_assert_eq!(call.id.as_ref(), doc.get("id"));
+                let source = call.method.as_deref().and_then(name_source);
+                proptest::prop_assert_eq!(call.name.as_deref(), source.and_then(|s| doc["params"][s].as_str()));
+            }
+        }
+
+        #[test]
+        fn what_another_parser_takes_is_refused_for_one_of_our_reasons(members in proptest::collection::vec((key(), value()), 0..6), gap in "[ \t\n\r]{0,2}") {
+            let members: Vec<String> = members.iter().map(|(k, v)| format!("{k}{gap}:{gap}{v}")).collect();
+            let text = format!("{gap}{{{gap}{}{gap}}}{gap}", members.join(&format!("{gap},{gap}")));
+            // The parser beside ours keeps all members, so that those of the same name can be counted.
+            let doc: Members = serde_json::from_str(&text).unwrap();
+            let folded = |name: &str| doc.0.iter().filter(|(k, _)| k.to_uppercase().to_lowercase() == name).count();
+            let exact = |name: &str| doc.0.iter().filter(|(k, _)| k == name).count();
+            let twice = ["method", "id", "params", "jsonrpc"].iter().any(|n| exact(n) > 1 || folded(n) != exact(n));
+            let get = |name: &str| doc.0.iter().find(|(k, _)| k == name).map(|(_, v)| v);
+            match peek(text.as_bytes()) {
+                Ok(Peek::Single(call)) => {
+                    proptest::prop_assert!(!twice, "{}", text);
+                    proptest::prop_assert_eq!(call.method.as_deref(), get("method").and_then(Value::as_str));
+                    proptest::prop_assert_eq!(call.id.as_ref(), get("id"));
+                }
+                Ok(Peek::Batch(_)) => proptest::prop_assert!(false, "{}", text),
+                // Also where the method is no string, or a member of `params` is there twice.
+                Err(error) => proptest::prop_assert!(twice || get("method").is_some_and(|m| !m.is_string()) || get("params").is_some_and(Value::is_object), "{} {:?}", text, error),
+            }
         }
 
         #[test]

@@ -17,6 +17,7 @@ mod error_code;
 mod jsonrpc;
 mod link;
 mod sse;
+mod walk;
 
 pub use endpoint::{EndpointError, EndpointRewriter};
 pub use envelope::{Envelope, EnvelopeError};
@@ -43,6 +44,11 @@ pub const SESSION_REVISION: &str = "2025-11-25";
 /// Whether a content type is JSON: `application/json` or `application/…+json`, with or without parameters.
 #[must_use]
 pub fn is_json(value: Option<&HeaderValue>) -> bool {
+    // As nearly everybody writes it.
+    value.is_some_and(|v| v.as_bytes() == b"application/json") || is_json_essence(value)
+}
+
+fn is_json_essence(value: Option<&HeaderValue>) -> bool {
     essence(value).is_some_and(|e| {
         e.eq_ignore_ascii_case(b"application/json")
             || (e.len() > 17 && e.get(..12).is_some_and(|p| p.eq_ignore_ascii_case(b"application/")) && ends_with(e, b"+json"))
@@ -52,7 +58,9 @@ pub fn is_json(value: Option<&HeaderValue>) -> bool {
 /// Whether a content type is `text/event-stream`.
 #[must_use]
 pub fn is_event_stream(value: Option<&HeaderValue>) -> bool {
-    essence(value).is_some_and(|e| e.eq_ignore_ascii_case(b"text/event-stream"))
+    let name = b"text/event-stream";
+    // Most content types are shorter than this one.
+    value.is_some_and(|v| v.len() >= name.len()) && essence(value).is_some_and(|e| e.eq_ignore_ascii_case(name))
 }
 
 /// Whether `Accept` names event streams.

@@ -21,30 +21,40 @@ pub(super) struct Extracted {
     /// A token stood in a query where none counts.
     pub(super) query_not_allowed: bool,
     /// The subprotocol to select where the client has offered nothing but the carrier.
-    pub(super) carrier_only: Option<HeaderValue>,
+    pub(super) carrier_only: Option<Box<HeaderValue>>,
 }
 
-/// A token or a ticket, wiped when it has been looked at.
+/// A token or a ticket.
 pub(super) struct Credential {
     pub(super) is_ticket: bool,
-    pub(super) text: Zeroizing<Vec<u8>>,
+    text: Text,
+}
+
+enum Text {
+    /// The field's value itself: no copy is made.
+    Field(HeaderValue),
+    /// A copy, wiped when it has been looked at.
+    Copy(Zeroizing<Vec<u8>>),
+}
+
+impl Credential {
+    /// The token or ticket as it is looked up.
+    pub(super) fn text(&self) -> &[u8] {
+        match &self.text {
+            Text::Field(value) => value.as_bytes().trim_ascii(),
+            Text::Copy(copy) => copy,
+        }
+    }
 }
 
 /// Takes whatever any source names out of the request, whether or not it counts.
 pub(super) fn extract<B>(sources: &[TokenSource], request: &mut Request<B>) -> Result<Extracted, Rejection> {
     let mut out = Extracted::default();
     let mut two = false;
-    let forward = is_forward_form(request);
-    let websocket = is_websocket(request);
-    let query_counts = websocket || is_event_stream(request);
+    let present = Present::of(request.headers());
     for TokenSource(source) in sources {
         match source {
-            Source::Header(name) => {
-                for value in request.headers().get_all(name) {
-                    two |= out.offer(value.as_bytes(), false);
-                }
-                request.headers_mut().remove(name);
-            }
+            Source::Header(name) => two |= out.take_field(request.headers_mut(), name),
             Source::Authorization => {
                 for value in request.headers().get_all(header::AUTHORIZATION) {
                     two |= scheme(value, "bearer").is_some_and(|token| out.offer(token, false));
@@ -58,32 +68,52 @@ pub(super) fn extract<B>(sources: &[TokenSource], request: &mut Request<B>) -> R
                 }
                 request.headers_mut().remove(header::PROXY_AUTHORIZATION);
             }
-            Source::Protocol(prefix) => two |= out.take_protocol(request.headers_mut(), prefix),
-            // In a forward-proxy request the whole query is the target's.
-            Source::Query(_) | Source::Ticket(_) if forward => {}
-            Source::Query(name) | Source::Ticket(name) => {
-                let is_ticket = matches!(source, Source::Ticket(_));
-                for value in query::take(request.uri_mut(), name).into_iter().flatten() {
-                    if query_counts {
-                        two |= out.offer(&value, is_ticket);
-                    } else {
-                        out.query_not_allowed |= !value.is_empty();
-                    }
-                }
-            }
+            Source::Protocol(prefix) => two |= present.protocol && out.take_protocol(request.headers_mut(), prefix),
+            Source::Query(_) | Source::Ticket(_) if request.uri().query().is_none() => {}
+            Source::Query(name) => two |= out.take_query(request, name, false),
+            Source::Ticket(name) => two |= out.take_query(request, name, true),
         }
     }
-    if !websocket {
+    if out.carrier_only.is_some() && !is_websocket(request) {
         out.carrier_only = None;
     }
     if two {
-        let rejection = Rejection::new(RejectionKind::MalformedRequest).with_reason("two_credentials");
-        return Err(rejection.with_public_detail("more than one credential for this server"));
+        return Err(two_credentials());
     }
-    for name in [header::AUTHORIZATION, header::COOKIE] {
-        mark_sensitive(request.headers_mut(), &name);
+    // A source may have taken the field away.
+    if present.authorization {
+        mark_sensitive(request.headers_mut(), header::AUTHORIZATION);
+    }
+    if present.cookie {
+        mark_sensitive(request.headers_mut(), header::COOKIE);
     }
     Ok(out)
+}
+
+#[cold]
+fn two_credentials() -> Rejection {
+    let rejection = Rejection::new(RejectionKind::MalformedRequest).with_reason("two_credentials");
+    rejection.with_public_detail("more than one credential for this server")
+}
+
+/// Which of the fields that few requests have are there. Found in one pass, because each look-up hashes.
+#[derive(Default)]
+struct Present {
+    authorization: bool,
+    cookie: bool,
+    protocol: bool,
+}
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in headers.keys() {
+            present.authorization |= *name == header::AUTHORIZATION;
+            present.cookie |= *name == header::COOKIE;
+            present.protocol |= *name == header::SEC_WEBSOCKET_PROTOCOL;
+        }
+        present
+    }
 }
 
 impl Extracted {
@@ -93,11 +123,52 @@ impl Extracted {
         match &self.credential {
             _ if text.is_empty() => false,
             None => {
-                self.credential = Some(Credential { is_ticket, text: Zeroizing::new(text.to_vec()) });
+                self.credential = Some(Credential { is_ticket, text: Text::Copy(Zeroizing::new(text.to_vec())) });
                 false
             }
-            Some(first) => first.is_ticket != is_ticket || !bool::from(first.text.ct_eq(text)),
+            Some(first) => first.is_ticket != is_ticket || !bool::from(first.text().ct_eq(text)),
         }
+    }
+
+    /// Takes a field whose whole value is a token.
+    fn take_field(&mut self, headers: &mut HeaderMap, name: &HeaderName) -> bool {
+        let mut two = false;
+        if headers.len() > headers.keys_len() {
+            // Some field stands there twice; perhaps it is this one.
+            for value in headers.get_all(name) {
+                two |= self.offer(value.as_bytes(), false);
+            }
+            headers.remove(name);
+            return two;
+        }
+        match headers.remove(name) {
+            None => false,
+            Some(value) if self.credential.is_some() => self.offer(value.as_bytes(), false),
+            Some(value) => {
+                if !value.as_bytes().trim_ascii().is_empty() {
+                    self.credential = Some(Credential { is_ticket: false, text: Text::Field(value) });
+                }
+                false
+            }
+        }
+    }
+
+    /// Takes a parameter out of the query. In a forward-proxy request the whole query is the target's.
+    fn take_query<B>(&mut self, request: &mut Request<B>, name: &str, is_ticket: bool) -> bool {
+        if is_forward_form(request) {
+            return false;
+        }
+        let Some(values) = query::take(request.uri_mut(), name) else { return false };
+        let counts = is_websocket(request) || is_event_stream(request);
+        let mut two = false;
+        for value in values {
+            if counts {
+                two |= self.offer(&value, is_ticket);
+            } else {
+                self.query_not_allowed |= !value.is_empty();
+            }
+        }
+        two
     }
 
     /// Takes the carrier entries out of `Sec-WebSocket-Protocol`; the other entries stay in their order.
@@ -126,7 +197,7 @@ impl Extracted {
         if real.is_empty() {
             self.carrier_only = carrier.map(|mut value| {
                 value.set_sensitive(true);
-                value
+                Box::new(value)
             });
         } else if let Ok(value) = HeaderValue::from_bytes(&real.join(&b", "[..])) {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
@@ -135,10 +206,7 @@ impl Extracted {
     }
 }
 
-fn mark_sensitive(headers: &mut HeaderMap, name: &HeaderName) {
-    if !headers.contains_key(name) {
-        return;
-    }
+fn mark_sensitive(headers: &mut HeaderMap, name: HeaderName) {
     if let Entry::Occupied(mut entry) = headers.entry(name) {
         for value in entry.iter_mut() {
             value.set_sensitive(true);
@@ -182,7 +250,7 @@ mod tests {
 
     fn token(request: Builder) -> (Request<()>, Option<String>) {
         let (request, out) = run(request);
-        (request, out.unwrap().credential.map(|c| String::from_utf8(c.text.to_vec()).unwrap()))
+        (request, out.unwrap().credential.map(|c| String::from_utf8(c.text().to_vec()).unwrap()))
     }
 
     fn upgrade(uri: &str) -> Builder {
@@ -216,7 +284,7 @@ mod tests {
         let (request, out) = run(upgrade("/ws").header("sec-websocket-protocol", &carrier));
         let out = out.unwrap();
         assert!(!request.headers().contains_key("sec-websocket-protocol"));
-        assert_eq!(out.carrier_only.unwrap(), carrier);
+        assert_eq!(*out.carrier_only.unwrap(), carrier);
 
         let (request, out) = run(upgrade("/ws?ticket=K&x"));
         assert!(out.unwrap().credential.unwrap().is_ticket);
@@ -257,5 +325,11 @@ mod tests {
             );
         }
         assert_eq!(token(Request::get("/").header("x-proxy-token", "").header("x-proxy-token", "T")).1.as_deref(), Some("T"));
+        // Another field that stands there twice is none of this.
+        let padded = Request::get("/").header("x-proxy-token", " T\t").header("accept", "a").header("accept", "b");
+        let (request, found) = token(padded);
+        assert_eq!((found.as_deref(), request.headers().len()), (Some("T"), 2));
+        assert_eq!(token(Request::get("/").header("x-proxy-token", " T\t")).1.as_deref(), Some("T"));
+        assert_eq!(token(Request::get("/").header("x-proxy-token", " \t")).1, None);
     }
 }

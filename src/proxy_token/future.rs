@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::{layer::Config, service::Verdict};
 use crate::{
     body::ResponseBody,
+    context::RequestContext,
     rejection::Rejection,
     reply,
     tokens::{LiveToken, Principal, StoreUnavailable, TokenDigest, TokenStore},
@@ -30,6 +31,7 @@ pub(super) enum Asked {
 
 /// A request that waits for its store's answer.
 pub(super) struct Waiting<S, T, B> {
+    pub(super) asked: Asked,
     pub(super) inner: S,
     pub(super) request: Request<B>,
     pub(super) verdict: Verdict,
@@ -47,13 +49,13 @@ pin_project! {
 pin_project! {
     #[project = KindProj]
     enum Kind<S, T, B, F, R> {
-        Asking { asked: Asked, waiting: Option<Box<Waiting<S, T, B>>> },
-        Reply { #[pin] reply: reply::ResponseFuture<F, R>, carrier: Option<HeaderValue> },
+        Asking { waiting: Option<Box<Waiting<S, T, B>>> },
+        Reply { #[pin] reply: reply::ResponseFuture<F, R>, carrier: Option<Box<HeaderValue>> },
     }
 }
 
 impl<S, T, B, F, R> ResponseFuture<S, T, B, F, R> {
-    pub(super) fn inner(future: F, carrier: Option<HeaderValue>) -> Self {
+    pub(super) fn inner(future: F, carrier: Option<Box<HeaderValue>>) -> Self {
         Self { kind: Kind::Reply { reply: reply::ResponseFuture::inner(future), carrier } }
     }
 
@@ -61,8 +63,8 @@ impl<S, T, B, F, R> ResponseFuture<S, T, B, F, R> {
         Self { kind: Kind::Reply { reply: reply::ResponseFuture::refused(rejection), carrier: None } }
     }
 
-    pub(super) fn asking(asked: Asked, waiting: Waiting<S, T, B>) -> Self {
-        Self { kind: Kind::Asking { asked, waiting: Some(Box::new(waiting)) } }
+    pub(super) fn asking(waiting: Waiting<S, T, B>) -> Self {
+        Self { kind: Kind::Asking { waiting: Some(Box::new(waiting)) } }
     }
 }
 
@@ -80,20 +82,22 @@ where
                 KindProj::Reply { reply, carrier } => {
                     let mut response = ready!(reply.poll(cx))?;
                     if let Some(carrier) = carrier.take() {
-                        select_protocol(&mut response, carrier);
+                        select_protocol(&mut response, *carrier);
                     }
                     return Poll::Ready(Ok(response));
                 }
-                KindProj::Asking { asked, waiting } => {
+                KindProj::Asking { waiting } => {
                     let Some(w) = waiting.as_mut() else { return Poll::Pending };
-                    let judged = match asked {
+                    let judged = match &mut w.asked {
                         Asked::Token { answer, digest } => {
                             let answer = ready!(answer.as_mut().poll(cx));
-                            w.config.judge(&mut w.request, &w.verdict, digest, answer)
+                            let context = RequestContext::of_mut(w.request.extensions_mut());
+                            w.config.judge(context, &w.verdict, digest, answer)
                         }
                         Asked::Ticket { answer } => {
                             let answer = ready!(answer.as_mut().poll(cx));
-                            w.config.judge_ticket(&mut w.request, &w.verdict, answer)
+                            let context = RequestContext::of_mut(w.request.extensions_mut());
+                            w.config.judge_ticket(context, &w.verdict, answer)
                         }
                     };
                     match (judged, waiting.take()) {

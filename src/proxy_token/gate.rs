@@ -2,8 +2,7 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher as _, RandomState},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::{Clock, SystemClock};
+use crate::{
+    clock::{Clock, SystemClock},
+    limiter::SipKey,
+    net::unwrap_mapped,
+};
 
 /// Decides whether a client may try a credential at all.
 pub trait FailureGate: Send + Sync + 'static {
@@ -31,14 +34,21 @@ const SLOTS: usize = 4096;
 /// Failed attempts in a table of fixed size: 64 KiB, whatever comes.
 ///
 /// An IPv4 address counts alone, IPv6 by its /64. Each network has a slot in two rows under two keyed hashes and is held up only
-/// when both are used up, so a neighbour in one slot does no harm.
+/// when both are used up, so a neighbour in one slot does no harm. As long as no slot at all is used up, a client is admitted
+/// after a look at one number.
 pub struct FailureLimit {
     clock: Arc<dyn Clock>,
     burst: u32,
     every: Duration,
-    hashers: [RandomState; 2],
+    /// Microseconds that an attempt takes up.
+    step: u64,
+    /// An attempt fits while the slot holds at most `burst - 1` others.
+    room: u64,
+    keys: [SipKey; 2],
     /// When the slot will be empty again, in microseconds of the monotonic clock.
     rows: [Box<[AtomicU64]>; 2],
+    /// The latest time in any slot; 0 while nobody has failed.
+    latest: AtomicU64,
 }
 
 impl FailureLimit {
@@ -52,8 +62,17 @@ impl FailureLimit {
     #[must_use]
     pub fn with(burst: u32, every: Duration) -> Self {
         let row = || (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
-        let hashers = [RandomState::new(), RandomState::new()];
-        Self { clock: Arc::new(SystemClock), burst: burst.max(1), every, hashers, rows: [row(), row()] }
+        let (burst, step) = (burst.max(1), micros(every));
+        Self {
+            clock: Arc::new(SystemClock),
+            burst,
+            every,
+            step,
+            room: step.saturating_mul(u64::from(burst - 1)),
+            keys: [SipKey::random(), SipKey::random()],
+            rows: [row(), row()],
+            latest: AtomicU64::new(0),
+        }
     }
 
     /// Reads the time from another clock.
@@ -65,10 +84,18 @@ impl FailureLimit {
 
     fn slots(&self, client: IpAddr) -> impl Iterator<Item = &AtomicU64> {
         let network = network(client);
-        self.hashers.iter().zip(&self.rows).filter_map(move |(hasher, row)| {
-            let index = usize::try_from(hasher.hash_one(network) % SLOTS as u64).ok()?;
+        self.keys.iter().zip(&self.rows).filter_map(move |(key, row)| {
+            let [kind, bits] = network;
+            let index = usize::try_from(key.start().word(kind).word(bits).finish() % SLOTS as u64).ok()?;
             row.get(index)
         })
+    }
+
+    /// How long this client has to wait.
+    #[cold]
+    fn wait(&self, client: IpAddr, now: u64) -> u64 {
+        let waits = self.slots(client).map(|slot| slot.load(Ordering::Relaxed).saturating_sub(now).saturating_sub(self.room));
+        waits.min().unwrap_or(0)
     }
 
     fn now(&self) -> u64 {
@@ -78,22 +105,27 @@ impl FailureLimit {
 
 impl FailureGate for FailureLimit {
     fn admit(&self, client: IpAddr) -> Result<(), Duration> {
-        let (now, step) = (self.now(), micros(self.every));
-        // An attempt fits while the slot holds at most `burst - 1` others.
-        let room = step.saturating_mul(u64::from(self.burst - 1));
-        let wait = self.slots(client).map(|slot| slot.load(Ordering::Relaxed).saturating_sub(now).saturating_sub(room)).min();
-        match wait {
-            None | Some(0) => Ok(()),
-            Some(wait) => Err(Duration::from_micros(wait)),
+        let latest = self.latest.load(Ordering::Relaxed);
+        if latest <= self.room {
+            return Ok(());
+        }
+        let now = self.now();
+        if latest.saturating_sub(now) <= self.room {
+            return Ok(());
+        }
+        match self.wait(client, now) {
+            0 => Ok(()),
+            wait => Err(Duration::from_micros(wait)),
         }
     }
 
     fn failed(&self, client: IpAddr) {
-        let (now, step) = (self.now(), micros(self.every));
+        let (now, step) = (self.now(), self.step);
         let most = now.saturating_add(step.saturating_mul(u64::from(self.burst)));
+        let later = |until: u64| until.max(now).saturating_add(step).min(most);
         for slot in self.slots(client) {
-            let _ = slot
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| Some(until.max(now).saturating_add(step).min(most)));
+            let before = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| Some(later(until)));
+            self.latest.fetch_max(before.map_or(most, later), Ordering::Relaxed);
         }
     }
 }
@@ -110,10 +142,11 @@ impl fmt::Debug for FailureLimit {
     }
 }
 
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        v4 @ IpAddr::V4(_) => v4,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+/// An IPv4 address, or an IPv6 /64.
+fn network(client: IpAddr) -> [u64; 2] {
+    match unwrap_mapped(client) {
+        IpAddr::V4(v4) => [4, u64::from(v4.to_bits())],
+        IpAddr::V6(v6) => [6, u64::try_from(v6.to_bits() >> 64).unwrap_or(u64::MAX)],
     }
 }
 
@@ -147,6 +180,15 @@ mod tests {
             gate.failed(one);
         }
         assert_eq!(gate.admit(one), Err(Duration::from_secs(2)), "failures while held up do not add up");
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4_and_families_do_not_mix() {
+        let [v4, mapped, v6] = ["192.0.2.1", "::ffff:192.0.2.1", "0:0:c000:201::"].map(|t| t.parse().unwrap());
+        let gate = FailureLimit::with(1, Duration::from_secs(2)).clock(ManualClock::default());
+        gate.failed(mapped);
+        assert_eq!((gate.admit(v4), gate.admit(mapped)), (Err(Duration::from_secs(2)), Err(Duration::from_secs(2))));
+        assert_eq!(gate.admit(v6), Ok(()));
     }
 
     #[test]

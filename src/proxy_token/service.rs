@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{HeaderValue, Request, Response};
@@ -12,13 +13,13 @@ use tower_service::Service;
 
 use super::{
     ResponseFuture,
-    extract::{self, Extracted},
+    extract::{self, Credential, Extracted},
     future::{Asked, Waiting},
     layer::{Certificate, Config},
 };
 use crate::{
     body::ResponseBody,
-    context::RequestContext,
+    context::{ClientAddr, RequestContext},
     rejection::{Rejection, RejectionKind},
     request_form::is_forward_form,
     tokens::{Checksum, LiveToken, Lookup, Principal, StoreUnavailable, TokenDigest, TokenFault, TokenStore, checksum, verify},
@@ -33,16 +34,16 @@ pub struct ProxyToken<S, T> {
 /// What the head of a request leads to.
 enum Decision {
     /// Let through; with the subprotocol to select, if the client offered the carrier alone.
-    Pass(Option<HeaderValue>),
+    Pass(Option<Box<HeaderValue>>),
     /// The store has to be waited for.
-    Ask(Asked, Verdict),
+    Ask(Box<(Asked, Verdict)>),
 }
 
 /// What is needed to judge an answer that comes later.
 pub(super) struct Verdict {
     forward: bool,
     client: Option<IpAddr>,
-    pub(super) carrier: Option<HeaderValue>,
+    pub(super) carrier: Option<Box<HeaderValue>>,
 }
 
 impl<T: TokenStore> Config<T> {
@@ -51,7 +52,7 @@ impl<T: TokenStore> Config<T> {
         let Extracted { credential, query_not_allowed, carrier_only: carrier } = extract::extract(&self.sources, request)?;
         let context = RequestContext::of_mut(request.extensions_mut());
         context.set_credential_fields(Arc::clone(&self.fields));
-        let client = context.client().map(crate::context::ClientAddr::ip);
+        let client = context.client().map(ClientAddr::ip);
         // Whoever was named before counts only where the operator says so.
         let certificate = context.take_principal();
         let verdict = Verdict { forward, client, carrier };
@@ -61,7 +62,7 @@ impl<T: TokenStore> Config<T> {
         let Some(credential) = credential else {
             return match certificate {
                 Some(principal) if self.certificate == Certificate::Instead && !query_not_allowed => {
-                    accept(request, principal);
+                    accept(context, principal);
                     Ok(Decision::Pass(verdict.carrier))
                 }
                 _ if query_not_allowed => Err(self.refusal(forward, "query_token_not_allowed")),
@@ -70,19 +71,24 @@ impl<T: TokenStore> Config<T> {
         };
         self.admit(client)?;
         if credential.is_ticket {
-            let Some(tickets) = &self.tickets else { return Err(self.failed(&verdict, "unknown_ticket")) };
-            return match tickets.redeem(&credential.text) {
-                Lookup::Ready(answer) => self.judge_ticket(request, &verdict, answer).map(|()| Decision::Pass(verdict.carrier)),
-                Lookup::Later(answer) => Ok(Decision::Ask(Asked::Ticket { answer }, verdict)),
-            };
+            return self.redeem(context, &credential, verdict);
         }
-        if checksum(&credential.text) == Checksum::Wrong {
+        if checksum(credential.text()) == Checksum::Wrong {
             return Err(self.failed(&verdict, TokenFault::Checksum.reason()));
         }
-        let digest = self.store.hasher().digest(&credential.text);
+        let digest = self.store.hasher().digest(credential.text());
         match self.store.lookup(&digest) {
-            Lookup::Ready(answer) => self.judge(request, &verdict, &digest, answer).map(|()| Decision::Pass(verdict.carrier)),
-            Lookup::Later(answer) => Ok(Decision::Ask(Asked::Token { answer, digest }, verdict)),
+            Lookup::Ready(answer) => self.judge(context, &verdict, &digest, answer).map(|()| Decision::Pass(verdict.carrier)),
+            Lookup::Later(answer) => Ok(Decision::Ask(Box::new((Asked::Token { answer, digest }, verdict)))),
+        }
+    }
+
+    #[cold]
+    fn redeem(&self, context: &mut RequestContext, ticket: &Credential, verdict: Verdict) -> Result<Decision, Rejection> {
+        let Some(tickets) = &self.tickets else { return Err(self.failed(&verdict, "unknown_ticket")) };
+        match tickets.redeem(ticket.text()) {
+            Lookup::Ready(answer) => self.judge_ticket(context, &verdict, answer).map(|()| Decision::Pass(verdict.carrier)),
+            Lookup::Later(answer) => Ok(Decision::Ask(Box::new((Asked::Ticket { answer }, verdict)))),
         }
     }
 
@@ -96,9 +102,10 @@ impl<T: TokenStore> Config<T> {
     }
 
     /// Judges what the store has answered and, if it is good, says who it is.
-    pub(super) fn judge<B>(
+    #[inline]
+    pub(super) fn judge(
         &self,
-        request: &mut Request<B>,
+        context: &mut RequestContext,
         verdict: &Verdict,
         digest: &TokenDigest,
         answer: Result<Option<Arc<LiveToken>>, StoreUnavailable>,
@@ -106,13 +113,12 @@ impl<T: TokenStore> Config<T> {
         let found = answer.map_err(|_| unavailable())?;
         match verify(found.as_deref(), digest, self.clock.wall()) {
             Ok(principal) => {
-                accept(request, principal.clone());
+                accept(context, principal.clone());
                 Ok(())
             }
             Err(fault) => {
                 // The record is looked for in any case, found or not: an unknown token takes the same way.
-                let record = RequestContext::of(request.extensions()).and_then(RequestContext::record);
-                if let (Some(record), Some(token)) = (record, &found) {
+                if let (Some(record), Some(token)) = (context.record(), &found) {
                     record.with(|r| r.token = Some(Arc::clone(token.record().id())));
                 }
                 Err(self.failed(verdict, fault.reason()))
@@ -121,15 +127,15 @@ impl<T: TokenStore> Config<T> {
     }
 
     /// The same for a ticket.
-    pub(super) fn judge_ticket<B>(
+    pub(super) fn judge_ticket(
         &self,
-        request: &mut Request<B>,
+        context: &mut RequestContext,
         verdict: &Verdict,
         answer: Result<Option<Principal>, StoreUnavailable>,
     ) -> Result<(), Rejection> {
         match answer.map_err(|_| unavailable())? {
             Some(principal) if principal.revoked().is_none_or(|signal| signal.get().is_none()) => {
-                accept(request, principal);
+                accept(context, principal);
                 Ok(())
             }
             _ => Err(self.failed(verdict, "unknown_ticket")),
@@ -154,13 +160,10 @@ impl<T: TokenStore> Config<T> {
 }
 
 fn unavailable() -> Rejection {
-    Rejection::new(RejectionKind::Saturated)
-        .with_reason("token_store_unavailable")
-        .with_retry_after(std::time::Duration::from_secs(1))
+    Rejection::new(RejectionKind::Saturated).with_reason("token_store_unavailable").with_retry_after(Duration::from_secs(1))
 }
 
-fn accept<B>(request: &mut Request<B>, principal: Principal) {
-    let context = RequestContext::of_mut(request.extensions_mut());
+fn accept(context: &mut RequestContext, principal: Principal) {
     if let Some(record) = context.record() {
         record.with(|r| r.token = Some(Arc::clone(principal.id())));
     }
@@ -183,11 +186,12 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.config.decide(&mut request) {
             Ok(Decision::Pass(carrier)) => ResponseFuture::inner(self.inner.call(request), carrier),
-            Ok(Decision::Ask(asked, verdict)) => {
+            Ok(Decision::Ask(ask)) => {
+                let (asked, verdict) = *ask;
                 // The one that was polled ready goes with the request; its clone waits for its own turn.
                 let next = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, next);
-                ResponseFuture::asking(asked, Waiting { inner, request, verdict, config: Arc::clone(&self.config) })
+                ResponseFuture::asking(Waiting { asked, inner, request, verdict, config: Arc::clone(&self.config) })
             }
             Err(rejection) => ResponseFuture::refused(rejection),
         }

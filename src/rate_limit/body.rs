@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf as _, Bytes};
@@ -67,19 +67,20 @@ impl<B: Body<Data = Bytes>> Body for AmendBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
-        if this.charge.is_some() {
-            match &frame {
-                Some(Ok(frame)) => {
+        let polled = this.inner.poll_frame(cx);
+        if let Some(charge) = this.charge {
+            match &polled {
+                Poll::Pending => {}
+                Poll::Ready(Some(Ok(frame))) => {
                     let bytes = frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                    if let Some(used) = this.charge.as_mut().and_then(|c| c.used.as_mut()) {
+                    if let Some(used) = charge.used.as_mut() {
                         used.bytes += bytes;
                     }
                 }
-                None | Some(Err(_)) => *this.charge = None,
+                Poll::Ready(None | Some(Err(_))) => *this.charge = None,
             }
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,10 +1,10 @@
 //! The fields that tell a client what is left.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::Entry};
 
 use super::policy::{Policy, PolicySet};
-use crate::limiter::{Decision, Quota};
+use crate::limiter::{Decision, Quota, ShortText, Told};
 
 const NANOS: u64 = 1_000_000_000;
 
@@ -31,11 +31,19 @@ pub enum Fields {
     Off,
 }
 
-/// The values for one answer, written when the decision falls.
+/// What one answer says, written when the decision falls.
 #[derive(Debug)]
 pub(super) enum FieldValues {
-    Draft { policy: Option<HeaderValue>, limit: HeaderValue },
-    Legacy { limit: u64, remaining: u64, reset: u64 },
+    /// What outer layers have left to this one, and its own. It becomes a value when the answer is there, unless an inner layer
+    /// has said all of it.
+    Short(Told),
+    /// The same where it is long. Inner layers are not asked to say it.
+    Long(Box<(HeaderValue, HeaderValue)>),
+    Legacy {
+        limit: u64,
+        remaining: u64,
+        seconds: u64,
+    },
     None,
 }
 
@@ -62,8 +70,14 @@ pub(super) fn join(members: impl IntoIterator<Item = String>) -> Option<HeaderVa
 }
 
 impl FieldValues {
-    /// `said` are the decisions of the policies in `asked`, in their order.
-    pub(super) fn new(set: &PolicySet, asked: u8, said: &(impl Iterator<Item = Decision> + Clone), refused: bool) -> Self {
+    /// `said` are the decisions of the policies in `asked`, in their order; `outer` is what outer layers have to say.
+    pub(super) fn new(
+        set: &PolicySet,
+        asked: u8,
+        said: &(impl Iterator<Item = Decision> + Clone),
+        refused: bool,
+        outer: Option<&Told>,
+    ) -> Self {
         let shown = || set.named(asked).zip(said.clone()).filter(|(p, _)| !p.shadow);
         match set.fields {
             Fields::Off => Self::None,
@@ -72,25 +86,39 @@ impl FieldValues {
                 tightest.map_or(Self::None, |(p, d)| Self::Legacy {
                     limit: window(p.quota).0,
                     remaining: d.remaining(),
-                    reset: seconds(&d, refused),
+                    seconds: seconds(&d, refused),
                 })
             }
             Fields::Draft11 => {
-                let mut text = Text::default();
-                for (p, d) in shown() {
-                    text.push(if text.is_empty() { b"\"" } else { b", \"" });
-                    text.push(p.name().as_bytes());
-                    text.push(b"\";r=");
-                    text.number(d.remaining());
-                    text.push(b";t=");
-                    text.number(seconds(&d, refused));
-                }
-                if text.is_empty() {
+                let places = asked & set.shown;
+                if places == 0 {
                     return Self::None;
                 }
-                HeaderValue::from_bytes(text.as_bytes())
-                    .map_or(Self::None, |limit| Self::Draft { policy: set.policy_field(asked), limit })
+                let mut text = Text::default();
+                if let Some(told) = outer {
+                    text.push(told.limit.as_bytes());
+                }
+                for (p, d) in shown() {
+                    text.member(p.name(), d.remaining(), seconds(&d, refused));
+                }
+                let policy = outer.map_or_else(|| set.policy_field(places), |told| set.joined_field(&told.policy, places));
+                let Some(policy) = policy else { return Self::None };
+                match ShortText::of(text.as_bytes()) {
+                    Some(limit) => Self::Short(Told { policy, limit }),
+                    None => {
+                        HeaderValue::from_bytes(text.as_bytes()).map_or(Self::None, |limit| Self::Long(Box::new((policy, limit))))
+                    }
+                }
             }
+        }
+    }
+
+    /// Leaves it to inner layers to say this, too.
+    pub(super) fn leave(&self, told: &mut Option<Told>) {
+        match self {
+            Self::Short(own) => *told = Some(own.clone()),
+            Self::Long(_) => *told = None,
+            Self::Legacy { .. } | Self::None => {}
         }
     }
 
@@ -98,23 +126,57 @@ impl FieldValues {
     pub(super) fn apply(self, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
-            Self::Draft { policy, limit } => {
-                if let Some(policy) = policy {
-                    headers.append(RATELIMIT_POLICY, policy);
-                }
-                headers.append(RATELIMIT, limit);
+            Self::Short(Told { policy, limit }) => append(headers, limit, ShortText::as_bytes, |limit| {
+                Some((policy, HeaderValue::from_bytes(limit.as_bytes()).ok()?))
+            }),
+            Self::Long(fields) => {
+                let (policy, limit) = *fields;
+                append(headers, limit, HeaderValue::as_bytes, |limit| Some((policy, limit)));
             }
-            Self::Legacy { limit, remaining, reset } => {
+            Self::Legacy { limit, remaining, seconds } => {
                 let inner = headers.get(&X_REMAINING).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
                 if inner.is_some_and(|inner| inner <= remaining) {
                     return;
                 }
                 headers.insert(X_LIMIT, HeaderValue::from(limit));
                 headers.insert(X_REMAINING, HeaderValue::from(remaining));
-                headers.insert(X_RESET, HeaderValue::from(reset));
+                headers.insert(X_RESET, HeaderValue::from(seconds));
             }
         }
     }
+}
+
+/// Appends `RateLimit-Policy` and `RateLimit`, unless an inner layer has told all of it already.
+fn append<T>(
+    headers: &mut HeaderMap,
+    limit: T,
+    text: impl Fn(&T) -> &[u8],
+    fields: impl FnOnce(T) -> Option<(HeaderValue, HeaderValue)>,
+) {
+    let policy = match headers.entry(RATELIMIT) {
+        Entry::Vacant(vacant) => {
+            let Some((policy, limit)) = fields(limit) else { return };
+            vacant.insert(limit);
+            policy
+        }
+        Entry::Occupied(mut there) => {
+            if there.iter().any(|value| tells(value.as_bytes(), text(&limit))) {
+                return;
+            }
+            let Some((policy, limit)) = fields(limit) else { return };
+            there.append(limit);
+            policy
+        }
+    };
+    headers.append(RATELIMIT_POLICY, policy);
+}
+
+/// Whether these members are in a list.
+fn tells(list: &[u8], members: &[u8]) -> bool {
+    let ends = |rest: &[u8]| matches!(rest.first(), None | Some(b','));
+    // An inner layer writes those of the outermost one first.
+    list.strip_prefix(members).is_some_and(ends)
+        || memchr::memmem::find_iter(list, members).any(|at| list.get(at + members.len()..).is_some_and(ends))
 }
 
 fn seconds(decision: &Decision, refused: bool) -> u64 {
@@ -159,18 +221,28 @@ impl Text {
         self.heap.extend_from_slice(bytes);
     }
 
+    fn member(&mut self, name: &str, remaining: u64, seconds: u64) {
+        self.push(if self.is_empty() { b"\"" } else { b", \"" });
+        self.push(name.as_bytes());
+        self.push(b"\";r=");
+        self.number(remaining);
+        self.push(b";t=");
+        self.number(seconds);
+    }
+
     fn number(&mut self, mut n: u64) {
-        let mut digits = [0u8; 20];
-        let mut used = 0;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + u8::try_from(n % 10).unwrap_or(0);
+        const MOST: usize = 20;
+        let mut digits = [b'0'; MOST];
+        let mut first = MOST;
+        while let Some(digit) = first.checked_sub(1).and_then(|at| digits.get_mut(at)) {
+            *digit |= u8::try_from(n % 10).unwrap_or(0);
+            first -= 1;
             n /= 10;
-            used += 1;
             if n == 0 {
                 break;
             }
         }
-        self.push(digits.get(20 - used..).unwrap_or_default());
+        self.push(digits.get(first..).unwrap_or_default());
     }
 }
 
@@ -190,6 +262,17 @@ mod tests {
             assert_eq!(text.as_bytes(), want.as_bytes());
         }
         assert!(want.len() > TEXT);
+    }
+
+    #[test]
+    fn members_are_found_whole() {
+        let list = br#""a";r=1;t=12, "b,c";r=0;t=3"#;
+        for told in [&br#""a";r=1;t=12"#[..], br#""b,c";r=0;t=3"#, list] {
+            assert!(tells(list, told));
+        }
+        for other in [&br#""a";r=1;t=1"#[..], br#""a";r=1;t=123"#, br#""b,c";r=0;t=33"#, br#""c";r=0;t=3"#] {
+            assert!(!tells(list, other), "{other:?}");
+        }
     }
 
     #[test]

@@ -154,9 +154,11 @@ pub(super) struct PolicySet {
     pub(super) fields: Fields,
     pub(super) amends: bool,
     /// Which policies are not shadows.
-    shown: u8,
+    pub(super) shown: u8,
     /// `RateLimit-Policy` for each set of policies that was asked, written when it is first needed.
     policy_fields: Box<[OnceLock<Option<HeaderValue>>]>,
+    /// The same after the field of outer layers, for the first such field that came.
+    joined_fields: Box<[OnceLock<(HeaderValue, HeaderValue)>]>,
     /// The problem document for each set of violated policies, written when it is first needed.
     problems: Box<[OnceLock<Problem>]>,
 }
@@ -200,6 +202,7 @@ impl PolicySet {
             amends: policies.iter().any(|p| p.amend.is_some()),
             shown,
             policy_fields: (0..1usize << policies.len()).map(|_| OnceLock::new()).collect(),
+            joined_fields: (0..1usize << policies.len()).map(|_| OnceLock::new()).collect(),
             problems: (0..1usize << policies.len()).map(|_| OnceLock::new()).collect(),
             policies: policies.into(),
         }
@@ -225,6 +228,21 @@ impl PolicySet {
         let asked = asked & self.shown;
         let write = || fields::join(self.named(asked).map(fields::policy_member));
         self.policy_fields.get(usize::from(asked)).map_or_else(write, |slot| slot.get_or_init(write).clone())
+    }
+
+    /// The same after `outer`, the field of outer layers. A layer stands behind the same outer ones on nearly every request.
+    pub(super) fn joined_field(&self, outer: &HeaderValue, asked: u8) -> Option<HeaderValue> {
+        let own = self.policy_field(asked)?;
+        let slot = self.joined_fields.get(usize::from(asked & self.shown))?;
+        if let Some((known, joined)) = slot.get()
+            && known == outer
+        {
+            return Some(joined.clone());
+        }
+        let joined = HeaderValue::from_bytes(&[outer.as_bytes(), own.as_bytes()].join(&b", "[..])).ok()?;
+        // Where another one was first, this one is written anew each time.
+        let _ = slot.set((outer.clone(), joined.clone()));
+        Some(joined)
     }
 
     /// The questions about one request, and which policies they come from. Pure: nothing is taken here.

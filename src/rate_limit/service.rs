@@ -76,8 +76,12 @@ where
         let now = shared.clock.monotonic();
         let charge = if set.amends { owed(shared, &set, &batch) } else { None };
         if shared.store.try_check(&mut batch, now) {
-            let said = batch.iter().filter_map(|ask| ask.decision);
-            return match settle(shared, &set, asked, said, charge, request.extensions_mut()) {
+            let extensions = request.extensions_mut();
+            let settled = match batch.only_answer() {
+                Some(said) => settle(shared, &set, asked, std::iter::once(said), charge, extensions),
+                None => settle(shared, &set, asked, batch.iter().filter_map(|ask| ask.decision), charge, extensions),
+            };
+            return match settled {
                 Settled::Passed(passed) => ResponseFuture::inner(self.inner.call(request), passed),
                 Settled::Refused(response) => ResponseFuture::refused(response),
             };
@@ -140,9 +144,11 @@ pub(super) fn settle(
         // A store that leaves a question open has not allowed the request.
         return Settled::Refused(unavailable());
     }
-    let fields = FieldValues::new(set, asked, &said, violated != 0);
     if violated == 0 {
         let context = RequestContext::of_mut(extensions);
+        let told = context.rate_limit_mut().told();
+        let fields = FieldValues::new(set, asked, &said, false, told.as_ref());
+        fields.leave(told);
         for (policy, decision) in set.named(asked).zip(said) {
             context.rate_limit_mut().push(&policy.id, decision, policy.shadow);
             if policy.shadow && !decision.allowed() {
@@ -151,6 +157,8 @@ pub(super) fn settle(
         }
         return Settled::Passed(Passed { fields, charge });
     }
+    let outer = RequestContext::of_mut(extensions).rate_limit_mut().told().as_ref();
+    let fields = FieldValues::new(set, asked, &said, true, outer);
     let Problem { names, document } = set.problem(violated);
     let rejection = Rejection::new(RejectionKind::RateLimited)
         .with_retry_after(wait.saturating_add(jitter(shared.jitter, wait)))
@@ -163,7 +171,7 @@ fn refusal(rejection: Rejection, document: Bytes, fields: FieldValues) -> Respon
     let mut response = Response::new(document);
     let headers = response.headers_mut();
     headers.reserve(6);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_TYPE, const { HeaderValue::from_static("application/problem+json") });
     fields.apply(headers);
     rejection.apply(&mut response);
     response

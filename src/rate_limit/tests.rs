@@ -259,18 +259,53 @@ async fn legacy_fields_and_none() {
 
 #[tokio::test]
 async fn two_layers_both_tell() {
-    let store = MemoryStore::bounded(1000);
+    let (store, clock) = (MemoryStore::bounded(1000), ManualClock::default());
     let layer = |name: &str, n, fields| {
         let policy = Policy::new(name, Quota::per_hour(n)).unwrap().key(ByPrincipal);
-        RateLimitLayer::policies([policy]).unwrap().store(store.clone()).fields(fields)
+        RateLimitLayer::policies([policy]).unwrap().store(store.clone()).fields(fields).clock(clock.clone())
     };
     let service = layer("outer", 10, Fields::Draft11).layer(layer("inner", 5, Fields::Draft11).layer(Probe::default()));
-    let response = service.oneshot(request("192.0.2.1", "a")).await.unwrap();
-    let lines: Vec<_> = response.headers().get_all("ratelimit").iter().collect();
-    assert_eq!(lines, [r#""inner";r=4;t=720"#, r#""outer";r=9;t=360"#]);
+    let response = service.clone().oneshot(request("192.0.2.1", "a")).await.unwrap();
+    let lines = |headers: &http::HeaderMap, name: &str| -> Vec<String> {
+        headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        lines(response.headers(), "ratelimit"),
+        [r#""outer";r=9;t=360, "inner";r=4;t=720"#],
+        "the inner one tells of both"
+    );
+    assert_eq!(lines(response.headers(), "ratelimit-policy"), [r#""outer";q=10;w=3600, "inner";q=5;w=3600"#]);
     let state = response.extensions().get::<crate::limiter::RateLimitState>().unwrap();
     assert_eq!(state.iter().map(crate::limiter::PolicyState::policy).collect::<Vec<_>>(), ["outer", "inner"]);
     assert_eq!(state.tightest().unwrap().policy(), "inner");
+    for n in (0..=4).rev() {
+        let response = service.clone().oneshot(request("192.0.2.1", "b")).await.unwrap();
+        assert_eq!(response.status().as_u16(), 200, "{n}");
+    }
+    let refused = service.clone().oneshot(request("192.0.2.1", "b")).await.unwrap();
+    assert_eq!(lines(refused.headers(), "ratelimit"), [r#""outer";r=4;t=2160, "inner";r=0;t=720"#]);
+
+    // What never comes to the inner layer is told by the outer one alone.
+    let service = layer("outer", 10, Fields::Draft11).layer(tower::service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(
+            Response::builder().header("ratelimit", r#""outer";r=9;t=3601"#).body(Full::<Bytes>::default()).unwrap(),
+        )
+    }));
+    let response = service.oneshot(request("192.0.2.1", "c")).await.unwrap();
+    assert_eq!(lines(response.headers(), "ratelimit"), [r#""outer";r=9;t=3601"#, r#""outer";r=9;t=360"#]);
+    assert_eq!(lines(response.headers(), "ratelimit-policy"), [r#""outer";q=10;w=3600"#]);
+
+    // Three, of which the middle one has two policies and tells nothing of its shadow.
+    let two = [("m1", false), ("m2", true)]
+        .map(|(name, shadow)| Policy::new(name, Quota::per_hour(8)).unwrap().key(ByPrincipal).shadow(shadow));
+    let middle = RateLimitLayer::policies(two).unwrap().store(store.clone()).clock(clock.clone());
+    let service = layer("o3", 10, Fields::Draft11).layer(middle.layer(layer("i3", 5, Fields::Draft11).layer(Probe::default())));
+    let response = service.oneshot(request("192.0.2.1", "a")).await.unwrap();
+    assert_eq!(lines(response.headers(), "ratelimit"), [r#""o3";r=9;t=360, "m1";r=7;t=450, "i3";r=4;t=720"#]);
+    assert_eq!(lines(response.headers(), "ratelimit-policy"), [r#""o3";q=10;w=3600, "m1";q=8;w=3600, "i3";q=5;w=3600"#]);
+    let silent = layer("outer4", 10, Fields::Off).layer(layer("inner4", 5, Fields::Draft11).layer(Probe::default()));
+    let response = silent.oneshot(request("192.0.2.1", "a")).await.unwrap();
+    assert_eq!(lines(response.headers(), "ratelimit"), [r#""inner4";r=4;t=720"#]);
     let service = layer("a", 10, Fields::Legacy).layer(layer("b", 5, Fields::Legacy).layer(Probe::default()));
     assert_eq!(field(&service.oneshot(request("192.0.2.1", "a")).await.unwrap(), "x-ratelimit-limit"), Some("5"));
 }

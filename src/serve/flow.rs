@@ -38,6 +38,8 @@ const REPLY_STARTED: u32 = 1 << 10;
 
 /// The request's framing is not by the letter.
 const MALFORMED: u32 = 1 << 11;
+/// The client does not take what it was sent: nothing of it is worth keeping.
+const STALLED: u32 = 1 << 13;
 /// The reply has to be at its end at a moment that is written down.
 const DEADLINE: u32 = 1 << 12;
 
@@ -258,6 +260,12 @@ impl Flow {
         }
     }
 
+    pub(super) fn socket_flushed(&self) {
+        if self.has(WRITE_BLOCKED) {
+            self.clear(WRITE_BLOCKED);
+        }
+    }
+
     pub(super) fn socket_full(&self) {
         if !self.has(WRITE_BLOCKED) {
             self.set(WRITE_BLOCKED);
@@ -266,6 +274,14 @@ impl Flow {
 
     pub(super) fn write_blocked(&self) -> bool {
         self.has(WRITE_BLOCKED)
+    }
+
+    pub(super) fn stall(&self) {
+        self.set(STALLED);
+    }
+
+    pub(super) fn stalled(&self) -> bool {
+        self.has(STALLED)
     }
 
     pub(super) fn linger(&self) {

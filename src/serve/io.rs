@@ -6,9 +6,11 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -19,6 +21,9 @@ use super::flow::Flow;
 
 /// Most bytes that are read and thrown away after an early final answer.
 pub(super) const LINGER_BYTES: usize = 1024 * 1024;
+/// How long the kernel may wait for the client to take a byte of what was sent before the close.
+#[cfg(target_os = "linux")]
+const UNDELIVERED: Duration = Duration::from_secs(30);
 /// Room for what comes first.
 const FIRST_READ: usize = 8 * 1024;
 
@@ -80,6 +85,24 @@ impl Io {
             self.read_eof = true;
         }
         Poll::Ready(Ok(n))
+    }
+}
+
+/// The kernel goes on with what it has not yet delivered, and a client that does not read makes it keep that for ever: up to some
+/// hundred kilobytes for each connection, under no cap of ours. So a stalled one is reset, and others have bounded patience.
+impl Drop for Io {
+    fn drop(&mut self) {
+        let socket = match &self.stream {
+            Stream::Plain(io) => SockRef::from(io),
+            #[cfg(feature = "tls")]
+            Stream::Tls(io) => SockRef::from(io.get_ref().0),
+        };
+        if self.flow.stalled() {
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        } else {
+            #[cfg(target_os = "linux")]
+            let _ = socket.set_tcp_user_timeout(Some(UNDELIVERED));
+        }
     }
 }
 
@@ -155,8 +178,11 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let me = self.get_mut();
         let result = each!(&mut me.stream, io => Pin::new(io).poll_flush(cx));
-        if result.is_pending() {
-            me.flow.socket_full();
+        match &result {
+            Poll::Pending => me.flow.socket_full(),
+            // TLS keeps bytes of its own, and their last ones go out here.
+            Poll::Ready(Ok(())) => me.flow.socket_flushed(),
+            Poll::Ready(Err(_)) => {}
         }
         result
     }

@@ -158,6 +158,7 @@ impl Keeper {
     fn look_at_writes(&mut self, now: Instant) -> Result<Option<Instant>, Verdict> {
         let Ok(next) = self.write.observe(&self.times.write, now, true, self.flow.bytes_out()) else {
             self.counters.add(Counter::WriteStalls);
+            self.flow.stall();
             return Err(Verdict::Close);
         };
         Ok(next.map(|n| now + n))

@@ -5,16 +5,17 @@
 //!
 //! 1. A request head has to be complete within 10 s of its first byte, the first one within 10 s of the connection's start, TLS
 //!    handshake and PROXY header included.
-//! 2. A request body that stalls (30 s) or drips (under 100 bytes a second) fails with a [`BodyError`] whose
+//! 2. A request body that stalls (10 s) or drips (under 100 bytes a second) fails with a [`BodyError`] whose
 //!    [`rejection`](BodyError::rejection) is 408. Only time in which somebody waits for the client counts.
-//! 3. A client that does not take its reply for 30 s, or takes it at under 100 bytes a second, is cut. Under HTTP/2 its stream
+//! 3. A client that does not take its reply for 10 s, or takes it at under 100 bytes a second, is reset. Under HTTP/2 its stream
 //!    alone is reset. A quiet event stream is not touched. A reply that has a [`Deadline`](crate::context::Deadline) and is not taken
-//!    by then is cut in the same way.
+//!    by then is cut.
 //! 4. After an early final answer the connection is closed for writing only, and up to 1 MiB is read and thrown away for 2 s,
 //!    so that the client sees the 413 or 401 and not a reset.
 //! 5. At most 10,000 connections, tunnels included; one more gets 503 with `Retry-After`.
 //! 6. HTTP/2: 100 streams, windows of 64 KiB and 1 MiB, pings, extended CONNECT (RFC 8441), few tolerated resets. Without TLS
-//!    it is recognised by its preface, with TLS by ALPN.
+//!    it is recognised by its preface, with TLS by ALPN. A reply that breaks off resets its stream only after its head and what
+//!    else was queued have been written: h2 throws away what is queued when it resets.
 //! 7. On shutdown the listener closes, idle connections close, requests in flight may finish, tunnels are told and waited for.
 //!    What has not ended within the drain time is cut; [`Drained`] says how much.
 //!

@@ -29,10 +29,12 @@ use crate::{error::ConfigError, signal::Signal};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How many turned-away clients are told so at the same time; others are closed without a word.
 const SHED_TASKS: usize = 256;
-/// How many unsent bytes the kernel takes before it lets this server wait. Without this a slow but steady reader of a large
-/// reply looks stalled, because the kernel asks for more only when a third of megabytes has gone; and less is held for it.
+/// How many unsent bytes the kernel takes before it lets this server wait. It asks for more when half of them have gone, and that
+/// is how this server learns that a reader moves: with megabytes a slow but steady one looks stalled. Less is held for it, too.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 128 * 1024;
+const UNSENT: u32 = 32 * 1024;
+/// How long a client may keep this server waiting, if nobody says otherwise: far longer than a client that means it needs.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What is left of the drain time when streams that carry an answer are ended.
 const END_BEFORE_CUT: Duration = Duration::from_millis(500);
 
@@ -84,7 +86,7 @@ pub struct Builder {
     write_idle: Option<Duration>,
     min_rate_in: Option<u32>,
     min_rate_out: Option<u32>,
-    rate_window: Duration,
+    rate_window: Option<Duration>,
     ping_interval: Duration,
     ping_timeout: Duration,
     drain: Duration,
@@ -97,18 +99,18 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            header_timeout: Duration::from_secs(10),
+            header_timeout: PATIENCE,
             keep_alive: Duration::from_secs(75),
             linger: Duration::from_secs(2),
             max_headers: 100,
             max_header_bytes: 64 * 1024,
             max_connections: 10_000,
             max_streams: 100,
-            body_idle: Some(Duration::from_secs(30)),
-            write_idle: Some(Duration::from_secs(30)),
+            body_idle: Some(PATIENCE),
+            write_idle: Some(PATIENCE),
             min_rate_in: Some(100),
             min_rate_out: Some(100),
-            rate_window: Duration::from_secs(30),
+            rate_window: None,
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(20),
             drain: Duration::from_secs(30),
@@ -167,23 +169,26 @@ impl Builder {
         self
     }
 
-    /// Longest pause inside a request body that somebody waits for; answered with 408. Default 30 s, `None` for no limit.
+    /// Longest pause inside a request body that somebody waits for; answered with 408. Default 10 s, `None` for no limit.
     pub fn body_idle_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.body_idle = time.into();
         self
     }
 
-    /// How long a client may take no byte of its reply. Default 30 s, `None` for no limit. An event stream on which nothing
-    /// happens is not touched: only unsent bytes count.
+    /// How long a client may take no byte of its reply, before its connection is reset. Default 10 s, `None` for no limit. An event
+    /// stream on which nothing happens is not touched: only unsent bytes count. The kernel tells of what was taken in steps of some
+    /// 16 KiB, so that a steady reader of a large reply needs about 3 KiB a second; a reply that fits into the kernel's buffers is
+    /// done for this server, and the connection rests for the keep-alive time.
     pub fn write_idle_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.write_idle = time.into();
         self
     }
 
     /// Fewest bytes a second that a client has to send and to take while this server waits for it, averaged over `window`.
-    /// Default 100 bytes over 30 s, `None` for no limit. It catches clients that drip just fast enough for the idle times.
+    /// Default 100 bytes, `None` for no limit, over the longest pause that the two times above allow. It catches clients that drip
+    /// just fast enough for those.
     pub fn min_rate(mut self, sent: impl Into<Option<u32>>, taken: impl Into<Option<u32>>, window: Duration) -> Self {
-        (self.min_rate_in, self.min_rate_out, self.rate_window) = (sent.into(), taken.into(), window);
+        (self.min_rate_in, self.min_rate_out, self.rate_window) = (sent.into(), taken.into(), Some(window));
         self
     }
 
@@ -238,7 +243,10 @@ impl Builder {
             .max_headers(self.max_headers + self.max_headers / 4 + 1)
             .max_header_size(header_cap)
             .max_buf_size(header_cap.max(128 * 1024));
-        let pace = |idle, rate| PaceLimit { idle, rate, window: self.rate_window };
+        let pace = |idle: Option<Duration>, rate| {
+            let window = self.rate_window.or(idle).unwrap_or(PATIENCE);
+            PaceLimit { idle, rate, window }
+        };
         let times = Times {
             header: self.header_timeout,
             keep_alive: self.keep_alive,

@@ -25,8 +25,16 @@ pin_project! {
     #[project = KindProj]
     enum Kind<B> {
         Plain { #[pin] body: B },
-        Looked { held: VecDeque<Frame<Bytes>>, body: Pin<Box<B>>, rest: Option<Box<Scanner>>, broken: bool },
+        // Boxed, because the body travels through all inner layers, most of the time without having been looked at.
+        Looked { looked: Box<Looked<B>> },
     }
+}
+
+struct Looked<B> {
+    held: VecDeque<Frame<Bytes>>,
+    body: Pin<Box<B>>,
+    rest: Option<Box<Scanner>>,
+    broken: bool,
 }
 
 impl<B> ScopedBody<B> {
@@ -36,7 +44,7 @@ impl<B> ScopedBody<B> {
 
     /// `rest` goes on reading what was not seen yet.
     pub(super) fn looked(held: VecDeque<Frame<Bytes>>, body: Pin<Box<B>>, rest: Option<Box<Scanner>>) -> Self {
-        Self { kind: Kind::Looked { held, body, rest, broken: false } }
+        Self { kind: Kind::Looked { looked: Box::new(Looked { held, body, rest, broken: false }) } }
     }
 }
 
@@ -49,16 +57,44 @@ pub enum ScopedBodyError<E> {
     Scope,
 }
 
-impl<E: fmt::Display> fmt::Display for ScopedBodyError<E> {
+impl<E> fmt::Display for ScopedBodyError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Body(error) => error.fmt(f),
+            Self::Body(_) => f.write_str("request body failed"),
             Self::Scope => f.write_str("the request body contradicts its beginning"),
         }
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> std::error::Error for ScopedBodyError<E> {}
+impl<E: std::error::Error + 'static> std::error::Error for ScopedBodyError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Body(error) => Some(error),
+            Self::Scope => None,
+        }
+    }
+}
+
+type NextFrame<E> = Poll<Option<Result<Frame<Bytes>, ScopedBodyError<E>>>>;
+
+impl<B: Body<Data = Bytes>> Looked<B> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> NextFrame<B::Error> {
+        if self.broken {
+            return Poll::Ready(None);
+        }
+        if let Some(frame) = self.held.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let frame = ready!(self.body.as_mut().poll_frame(cx)).transpose().map_err(ScopedBodyError::Body);
+        if let (Some(scanner), Ok(Some(frame))) = (&mut self.rest, &frame)
+            && frame.data_ref().is_some_and(|data| scanner.feed(data).is_err())
+        {
+            self.broken = true;
+            return Poll::Ready(Some(Err(ScopedBodyError::Scope)));
+        }
+        Poll::Ready(frame.transpose())
+    }
+}
 
 impl<B: Body<Data = Bytes>> Body for ScopedBody<B> {
     type Data = Bytes;
@@ -67,34 +103,22 @@ impl<B: Body<Data = Bytes>> Body for ScopedBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.project().kind.project() {
             KindProj::Plain { body } => body.poll_frame(cx).map_err(ScopedBodyError::Body),
-            KindProj::Looked { broken: true, .. } => Poll::Ready(None),
-            KindProj::Looked { held, body, rest, broken } => {
-                if let Some(frame) = held.pop_front() {
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-                let frame = ready!(body.as_mut().poll_frame(cx)).transpose().map_err(ScopedBodyError::Body);
-                if let (Some(scanner), Ok(Some(frame))) = (rest, &frame)
-                    && frame.data_ref().is_some_and(|data| scanner.feed(data).is_err())
-                {
-                    *broken = true;
-                    return Poll::Ready(Some(Err(ScopedBodyError::Scope)));
-                }
-                Poll::Ready(frame.transpose())
-            }
+            KindProj::Looked { looked } => looked.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Plain { body } => body.is_end_stream(),
-            Kind::Looked { held, body, broken, .. } => *broken || held.is_empty() && body.is_end_stream(),
+            Kind::Looked { looked: l } => l.broken || l.held.is_empty() && l.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Plain { body } => body.size_hint(),
-            Kind::Looked { held, body, .. } => {
+            Kind::Looked { looked } => {
+                let Looked { held, body, .. } = &**looked;
                 let bytes: usize = held.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
                 let (bytes, rest) = (bytes as u64, body.size_hint());
                 let mut hint = SizeHint::new();

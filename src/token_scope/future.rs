@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
     fmt,
     future::Future,
     pin::Pin,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     body::ResponseBody,
-    rejection::{Rejection, RejectionKind},
+    rejection::{self, Rejection, RejectionKind},
     reply,
     tokens::Principal,
 };
@@ -46,15 +47,20 @@ impl<S, B> Looking<S, B> {
     }
 }
 
-impl<S, B: Body<Data = Bytes>> Looking<S, B> {
+impl<S, B> Looking<S, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     /// Reads until the body ends or the look is full; then says whether it ended.
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Rejection>> {
         while self.seen < LOOK {
             match ready!(self.body.as_mut().poll_frame(cx)) {
                 None => return Poll::Ready(Ok(true)),
-                Some(Err(_)) => {
-                    let rejection = Rejection::new(RejectionKind::MalformedRequest).with_reason("request_body_failed");
-                    return Poll::Ready(Err(rejection));
+                Some(Err(error)) => {
+                    let rejection = rejection::find_in(error.into().as_ref()).cloned();
+                    return Poll::Ready(Err(rejection
+                        .unwrap_or_else(|| Rejection::new(RejectionKind::MalformedRequest).with_reason("request_body_failed"))));
                 }
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
@@ -110,6 +116,7 @@ impl<S, B, R, E> Future for ResponseFuture<S, B, S::Future, R>
 where
     S: Service<Request<ScopedBody<B>>, Response = Response<R>, Error = E>,
     B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     type Output = Result<Response<ResponseBody<R>>, E>;
 

@@ -27,6 +27,7 @@ impl<S, B, R> Service<Request<B>> for TokenScope<S>
 where
     S: Service<Request<ScopedBody<B>>, Response = Response<R>> + Clone,
     B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;

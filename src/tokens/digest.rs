@@ -58,9 +58,13 @@ impl TokenDigest {
     }
 }
 
+/// Constant time: every word is looked at, and the judgment falls once, at the end.
 impl PartialEq for TokenDigest {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        let words = self.0.as_chunks::<8>().0.iter().zip(other.0.as_chunks::<8>().0);
+        let differing = words.fold(0, |bits, (a, b)| bits | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b)));
+        differing.ct_eq(&0).into()
     }
 }
 
@@ -167,6 +171,17 @@ mod tests {
         assert!(hasher.hash("hunter2").is_err() && hasher.weak("hunter2").is_ok());
         assert!(hasher.hash(&"x".repeat(32)).is_ok() && hasher.hash(&"x".repeat(31)).is_err());
         assert!(hasher.weak("with space").is_err() && hasher.weak("").is_err() && hasher.weak("ü").is_err());
+    }
+
+    #[test]
+    fn every_bit_makes_a_difference() {
+        let one = TokenHasher::plain().digest(b"abc");
+        for bit in 0..256 {
+            let mut bytes = *one.as_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(TokenDigest::from_bytes(bytes) != one, "bit {bit}");
+        }
+        assert!(TokenDigest::from_bytes(*one.as_bytes()) == one);
     }
 
     #[test]

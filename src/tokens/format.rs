@@ -42,8 +42,8 @@ pub fn generate(prefix: &str) -> Result<GeneratedToken, ConfigError> {
     let (secret, id) = random.split_at(32);
     let id = base62(id, ID_LEN);
     let mut text = Zeroizing::new(format!("{prefix}_{}_{}", id.as_str(), base62(secret, SECRET_LEN).as_str()));
-    let crc = base62(&crc32(text.as_bytes()).to_be_bytes(), CRC_LEN);
-    text.push_str(&crc);
+    let crc = crc_digits(crc32(text.as_bytes()));
+    text.extend(crc.map(char::from));
     Ok(GeneratedToken { id: id.as_str().into(), secret: Secret::new(text.as_str()) })
 }
 
@@ -61,22 +61,31 @@ pub enum Checksum {
 /// Looks at the form and the check sum of a string that is offered as a token. The answer depends on nothing secret.
 #[must_use]
 pub fn checksum(token: &[u8]) -> Checksum {
-    let mut parts = token.split(|b| *b == b'_');
-    let (Some(prefix), Some(id), Some(tail), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-        return Checksum::Absent;
-    };
-    let prefix_fits = (2..=16).contains(&prefix.len())
-        && prefix.first().is_some_and(u8::is_ascii_lowercase)
-        && prefix.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let fits = prefix_fits
-        && id.len() == ID_LEN
-        && tail.len() == SECRET_LEN + CRC_LEN
-        && id.iter().chain(tail).all(u8::is_ascii_alphanumeric);
-    if !fits {
+    // From the end: only the prefix has no length of its own.
+    let tail_at = token.len().checked_sub(SECRET_LEN + CRC_LEN);
+    let Some((head, tail)) = tail_at.and_then(|at| token.split_at_checked(at)) else { return Checksum::Absent };
+    let parts = head.strip_suffix(b"_").and_then(|head| head.split_at_checked(head.len().checked_sub(ID_LEN)?));
+    let Some((head, id)) = parts else { return Checksum::Absent };
+    let fits = head.strip_suffix(b"_").is_some_and(|prefix| {
+        (2..=16).contains(&prefix.len())
+            && prefix.first().is_some_and(u8::is_ascii_lowercase)
+            && prefix.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    });
+    if !fits || !id.iter().chain(tail).all(u8::is_ascii_alphanumeric) {
         return Checksum::Absent;
     }
     let (body, crc) = token.split_at(token.len() - CRC_LEN);
-    if base62(&crc32(body).to_be_bytes(), CRC_LEN).as_bytes() == crc { Checksum::Right } else { Checksum::Wrong }
+    if crc_digits(crc32(body)) == crc { Checksum::Right } else { Checksum::Wrong }
+}
+
+/// The check sum as it is written. It is no secret, and it is looked at on every request: no wiped buffers for it.
+fn crc_digits(mut crc: u32) -> [u8; CRC_LEN] {
+    let mut digits = [b'0'; CRC_LEN];
+    for digit in digits.iter_mut().rev() {
+        *digit = usize::try_from(crc % 62).ok().and_then(|i| ALPHABET.get(i)).copied().unwrap_or(b'0');
+        crc /= 62;
+    }
+    digits
 }
 
 /// The number in `bytes` (big-endian) modulo 62^`len`, in `len` digits.
@@ -139,6 +148,9 @@ mod tests {
         assert_eq!(base62(&61_u32.to_be_bytes(), 6).as_str(), "00000z");
         assert_eq!(base62(&62_u32.to_be_bytes(), 6).as_str(), "000010");
         assert_eq!(base62(&[0xFF; 32], SECRET_LEN).len(), 43);
+        for crc in [0, 61, 62, 12_345, u32::MAX] {
+            assert_eq!(base62(&crc.to_be_bytes(), CRC_LEN).as_bytes(), crc_digits(crc));
+        }
         // 2^256 - 1 still fits into 43 digits: the first one is not the largest.
         assert!(base62(&[0xFF; 32], SECRET_LEN).as_bytes()[0] < b'z');
     }
@@ -165,6 +177,12 @@ mod tests {
     fn other_strings_are_the_operators() {
         for text in ["", "hunter2", "a_b_c", "ghp_abc_def", &"x".repeat(64), "pcl__", "__"] {
             assert_eq!(checksum(text.as_bytes()), Checksum::Absent, "{text}");
+        }
+        // The form, with a prefix that is none.
+        let made = generate("ab").unwrap();
+        for (from, to) in [("ab_", "_"), ("ab_", "a_"), ("ab_", "Ab_"), ("ab_", "a_b_"), ("ab_", "abcdefghijklmnopq_")] {
+            let text = made.secret.expose().replacen(from, to, 1);
+            assert_eq!(checksum(text.as_bytes()), Checksum::Absent, "{to}");
         }
         for prefix in ["", "p", "Pcl", "1ab", "with_underscore", "much-too-long-for-it"] {
             assert!(generate(prefix).is_err(), "{prefix}");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -43,6 +43,21 @@ pub(crate) struct HeadLimits {
 
 /// Longest standstill of an upload whose answer is complete already: nobody waits for it any more.
 const MAX_TAIL: Duration = Duration::from_secs(30);
+
+/// How long before the end that the target announces a connection is not used again: a request that crosses with the close is lost,
+/// and one that is not idempotent must not be sent twice.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// What a target says about how long it keeps a connection at rest: `Keep-Alive: timeout=5, max=100`, in seconds. No standard has
+/// it, and most servers send it.
+fn announced_rest(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = value.split(',').find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        if name.trim().eq_ignore_ascii_case("timeout") { value.trim().parse().ok() } else { None }
+    })?;
+    Some(Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN))
+}
 
 /// A socket that counts what is read, so that endless interim responses are noticed.
 #[derive(Debug)]
@@ -133,6 +148,8 @@ pub(crate) struct H1 {
     pub(crate) peer: SocketAddr,
     /// When something of the exchange has moved last.
     pub(crate) active: Instant,
+    /// How long the target lets it rest, where it says so.
+    rests: Option<Duration>,
     /// The response body that is being read. Here, because what a body holds is moved by every layer it passes.
     pub(crate) incoming: Option<Incoming>,
     /// Where the connection rests when that body has ended.
@@ -164,6 +181,7 @@ impl H1 {
         let timer = LazyTimer::new(active + limits.timeout);
         Ok(Self {
             active,
+            rests: None,
             tx,
             conn,
             shared,
@@ -185,8 +203,16 @@ impl H1 {
         usable
     }
 
+    /// Whether the target may be about to close it. A clock is read only where the target has said when.
+    pub(crate) fn is_stale(&self, since: Instant) -> bool {
+        self.rests.is_some_and(|rests| since.elapsed() >= rests)
+    }
+
     /// Puts the connection to rest after an exchange; whether it can be kept.
     pub(crate) fn rest(&mut self) -> bool {
+        if self.rests == Some(Duration::ZERO) {
+            return false;
+        }
         if !self.tx.is_ready() {
             return self.is_usable();
         }
@@ -285,6 +311,9 @@ impl H1 {
             // The connection lets its body know before anybody answers the client.
             let _ = self.conn.poll_without_shutdown(&mut Context::from_waker(&self.waker));
         }
+        if let Ok(response) = &outcome {
+            self.rests = announced_rest(response.headers());
+        }
         outcome.map_err(|(error, message)| {
             let silent = self.shared.read.load(Ordering::Relaxed) == started_at;
             let unsent = message.is_some();
@@ -359,5 +388,22 @@ impl H1 {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_targets_say_about_rest() {
+        let said = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("keep-alive", http::HeaderValue::from_static(value));
+            announced_rest(&headers).map(|rest| rest.as_secs())
+        };
+        assert_eq!([said("timeout=5"), said("max=100, Timeout = 60"), said("timeout=0")], [Some(4), Some(59), Some(0)]);
+        assert_eq!([said("max=100"), said("timeout=soon"), said("timeout=-1"), said("timeout")], [None; 4]);
+        assert_eq!(announced_rest(&HeaderMap::new()), None);
     }
 }

@@ -115,7 +115,7 @@ impl Pool {
                 list.swap_remove(index)
             };
             self.idle.fetch_sub(1, Ordering::Relaxed);
-            if found.conn.is_usable() {
+            if found.conn.is_usable() && !found.conn.is_stale(found.since) {
                 return Some(found.conn);
             }
         }
@@ -198,7 +198,8 @@ impl Pool {
                 while let Some(idle) = list.get_mut(index) {
                     let keep = idle.key.generation >= newest
                         && now.saturating_duration_since(idle.since) < self.limits.timeout
-                        && idle.conn.is_usable();
+                        && idle.conn.is_usable()
+                        && !idle.conn.is_stale(idle.since);
                     if keep {
                         index += 1;
                     } else {

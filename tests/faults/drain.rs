@@ -15,13 +15,7 @@ async fn target() -> Target {
         while let Some(request) = wire.request().await {
             if field(&request.head, "upgrade").is_some() {
                 wire.send(SWITCH).await;
-                loop {
-                    let piece = std::mem::take(&mut wire.buf);
-                    wire.send(piece).await;
-                    if !wire.fill().await {
-                        return;
-                    }
-                }
+                return wire.echo().await;
             } else if request.head.contains("text/event-stream") {
                 wire.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
                 wire.gone().await;
@@ -93,7 +87,7 @@ async fn everything_in_flight_ends_well_and_nothing_new_begins() {
     // Told at once.
     for mut socket in sockets {
         soon("the close frame", async { while socket.fill().await {} }).await;
-        let seen = Seen { head: String::new(), body: socket.buf, complete: true };
+        let seen = Message { head: String::new(), body: socket.buf, complete: true };
         assert_eq!(seen.close_code(), Some(1001));
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::support::*;
 
-async fn client(stack: &Stack) -> SendRequest<Bytes> {
+pub async fn client(stack: &Stack) -> SendRequest<Bytes> {
     let socket = TcpStream::connect(stack.addr).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
     tokio::spawn(connection);
@@ -24,7 +24,7 @@ async fn client(stack: &Stack) -> SendRequest<Bytes> {
 }
 
 /// Everything up to the end of the stream; an error is a reset.
-async fn rest(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+pub async fn rest(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut all = Vec::new();
     while let Some(piece) = body.data().await {
         let piece = piece?;
@@ -75,13 +75,7 @@ async fn websocket_target() -> Target {
              Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n\u{2}\u{5}early"
         ))
         .await;
-        loop {
-            let piece = std::mem::take(&mut wire.buf);
-            wire.send(piece).await;
-            if !wire.fill().await {
-                return;
-            }
-        }
+        wire.echo().await;
     })
     .await
 }

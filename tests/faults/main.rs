@@ -22,6 +22,9 @@ mod leaving;
 mod matrix;
 mod overload;
 mod slow;
+mod slow_http2;
 mod support;
 mod total;
 mod uploads;
+#[path = "../shared/wire.rs"]
+mod wire;

@@ -23,7 +23,9 @@ async fn stack() -> (Target, Stack) {
         }
     })
     .await;
-    let stack = Stack::start(Setup { in_flight: PLACES, ..Setup::default() }).await;
+    // A busy machine may make a request wait for longer than the other tests allow.
+    let upstream = |b: portcullis::upstream::UpstreamBuilder| b.header_timeout(PATIENCE);
+    let stack = Stack::start(Setup { in_flight: PLACES, upstream, ..Setup::default() }).await;
     (target, stack)
 }
 

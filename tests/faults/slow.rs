@@ -6,7 +6,7 @@ use portcullis::serve::Server;
 
 use crate::support::*;
 
-fn short() -> portcullis::serve::Builder {
+pub fn short() -> portcullis::serve::Builder {
     Server::builder()
         .header_timeout(T)
         .body_idle_timeout(T)
@@ -15,7 +15,7 @@ fn short() -> portcullis::serve::Builder {
         .linger(Duration::from_millis(300))
 }
 
-async fn target() -> Target {
+pub async fn target() -> Target {
     Target::new(|mut wire| async move {
         while let Some(request) = wire.request().await {
             if request.head.contains("/big") {
@@ -146,4 +146,28 @@ async fn twenty_slow_readers() {
     for one in slow {
         one.abort();
     }
+}
+
+/// Whether the connection ends with a reset, and not with the rest of what was sent.
+pub async fn is_reset(client: &mut Wire) -> bool {
+    use tokio::io::AsyncReadExt as _;
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        match soon("the end", client.stream.read(&mut piece)).await {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_stalled_reader_has_not_taken_is_not_kept_for_it() {
+    let _alone = alone().await;
+    let (target, stack) = (target().await, Stack::start(Setup { server: short(), ..Setup::default() }).await);
+    let mut client = stack.connect().await;
+    client.send(format!("GET {} HTTP/1.1\r\nHost: p\r\n\r\n", target.path("/big"))).await;
+    until("the stall", PATIENCE, || stack.server.stats().write_stalls == 1).await;
+    until("connections", PATIENCE, || stack.server.stats().open == 0).await;
+    assert!(is_reset(&mut client).await);
 }

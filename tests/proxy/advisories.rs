@@ -6,10 +6,10 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Sends raw bytes through the hardened server; returns the first answer and what the origin has seen.
 async fn through(request: impl Fn(&str) -> String) -> (u16, String) {
-    let origin = Origin::fixed(OK).await;
+    let origin = Target::fixed(OK).await;
     let proxy = Proxy::hardened().await;
     let mut client = proxy.client().await;
-    client.send(request(&origin.url("/"))).await;
+    client.send(request(&origin.path("/"))).await;
     let status = match client.head().await {
         Some(head) => Message { head, body: vec![], complete: true }.status(),
         None => 0,
@@ -99,9 +99,9 @@ async fn rustsec_2020_0008_and_2021_0078_both_framings_or_a_signed_length() {
 
 #[tokio::test]
 async fn cve_2022_2880_a_query_that_does_not_parse_crosses_as_it_is() {
-    let origin = Origin::fixed(OK).await;
+    let origin = Target::fixed(OK).await;
     let proxy = Proxy::hardened().await;
-    proxy.get(&origin.url("/?a=%zz;b=1&a=2&&=x")).await;
+    proxy.get(&origin.path("/?a=%zz;b=1&a=2&&=x")).await;
     assert!(origin.seen().starts_with("GET /?a=%zz;b=1&a=2&&=x HTTP/1.1\r\n"), "{}", origin.seen());
 }
 

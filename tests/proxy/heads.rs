@@ -4,7 +4,7 @@ use crate::support::*;
 
 #[tokio::test]
 async fn a_request_reaches_the_target_cleaned_and_byte_exact() {
-    let origin = Origin::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let origin = Target::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let proxy = Proxy::new().await;
     let path = "/a/../%2e%2E/b//c?x=%7E&&y=a%20b&z=';";
     let answer = proxy
@@ -12,7 +12,7 @@ async fn a_request_reaches_the_target_cleaned_and_byte_exact() {
             "GET {} HTTP/1.1\r\nHost: proxy\r\nConnection: close, X-Hop\r\nConnection: x-hop2\r\nX-Hop: 1\r\nX-Hop2: 1\r\n\
              Origin: http://page\r\nCookie: a=b\r\nSec-Fetch-Mode: cors\r\nX-Forwarded-For: 1.2.3.4\r\nX_Real_IP: 1.2.3.4\r\n\
              Proxy-Authorization: Basic x\r\nTE: gzip\r\nAuthorization: Bearer theirs\r\nMcp-Param-X: y\r\n\r\n",
-            origin.url(path)
+            origin.path(path)
         ))
         .await;
     assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
@@ -30,14 +30,14 @@ async fn a_request_reaches_the_target_cleaned_and_byte_exact() {
 
 #[tokio::test]
 async fn responses_lose_what_speaks_for_our_origin_and_are_sandboxed() {
-    let origin = Origin::fixed(
+    let origin = Target::fixed(
         b"HTTP/1.0 200 OK\r\nSet-Cookie: a=b\r\nStrict-Transport-Security: max-age=1\r\nAlt-Svc: h3=\":443\"\r\n\
           Clear-Site-Data: \"*\"\r\nAccess-Control-Allow-Origin: *\r\nX-Own: 1\r\nConnection: keep-alive, X-Named\r\nX-Named: 1\r\n\
           Content-Length: 2\r\n\r\nok",
     )
     .await;
     let proxy = Proxy::new().await;
-    let answer = proxy.get(&origin.url("/")).await;
+    let answer = proxy.get(&origin.path("/")).await;
     assert!(answer.head.starts_with("HTTP/1.1 200"), "our own version: {}", answer.head);
     assert_eq!(answer.field("x-own"), Some("1"));
     assert_eq!(answer.field("content-security-policy"), Some("sandbox"));
@@ -51,10 +51,10 @@ async fn responses_lose_what_speaks_for_our_origin_and_are_sandboxed() {
 
 #[tokio::test]
 async fn a_loop_is_508_and_trace_405_and_a_protected_option_400() {
-    let origin = Origin::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let origin = Target::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     let proxy = Proxy::with(|b| b, |b| b.pseudonym("me-1234").unwrap()).await;
     for (line, status) in [("GET", 200), ("TRACE", 405)] {
-        let answer = proxy.ask(format!("{line} {} HTTP/1.1\r\nHost: p\r\n\r\n", origin.url("/"))).await;
+        let answer = proxy.ask(format!("{line} {} HTTP/1.1\r\nHost: p\r\n\r\n", origin.path("/"))).await;
         assert_eq!(answer.status(), status, "{line}");
     }
     for (field, status) in [
@@ -64,20 +64,20 @@ async fn a_loop_is_508_and_trace_405_and_a_protected_option_400() {
         ("Connection: X-Forwarded-For", 400),
         ("Expect: 200-maybe", 417),
     ] {
-        let answer = proxy.ask(format!("GET {} HTTP/1.1\r\nHost: p\r\n{field}\r\n\r\n", origin.url("/"))).await;
+        let answer = proxy.ask(format!("GET {} HTTP/1.1\r\nHost: p\r\n{field}\r\n\r\n", origin.path("/"))).await;
         assert_eq!(answer.status(), status, "{field}");
         if status != 200 {
             assert!(answer.field("proxy-status").is_some() && answer.field("content-type") == Some("application/problem+json"));
         }
     }
-    let answer = proxy.ask(format!("OPTIONS {} HTTP/1.1\r\nHost: p\r\nMax-Forwards: 0\r\n\r\n", origin.url("/"))).await;
+    let answer = proxy.ask(format!("OPTIONS {} HTTP/1.1\r\nHost: p\r\nMax-Forwards: 0\r\n\r\n", origin.path("/"))).await;
     assert_eq!(answer.status(), 204);
     assert!(!origin.seen().contains("OPTIONS"));
 }
 
 #[tokio::test]
 async fn bodyless_answers_stay_bodyless() {
-    let origin = Origin::new(|_, mut wire| async move {
+    let origin = Target::recording(|mut wire| async move {
         while let Some(request) = wire.request().await {
             let answer: &[u8] = if request.head.contains("/204") {
                 b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"
@@ -101,7 +101,7 @@ async fn bodyless_answers_stay_bodyless() {
             ("GET", "/204", 204, None),
         ]
     {
-        client.send(format!("{method} {} HTTP/1.1\r\nHost: p\r\n\r\n", origin.url(path))).await;
+        client.send(format!("{method} {} HTTP/1.1\r\nHost: p\r\n\r\n", origin.path(path))).await;
         let head = client.head().await.unwrap();
         let answer = Message { head, body: vec![], complete: true };
         assert_eq!((answer.status(), answer.field("content-length")), (status, length), "{method} {path}");
@@ -112,7 +112,7 @@ async fn bodyless_answers_stay_bodyless() {
 #[tokio::test]
 async fn forwarded_fields_for_a_fixed_upstream_replace_what_a_stranger_says() {
     use portcullis::proxy::ForwardedFields;
-    let origin = Origin::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let origin = Target::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     let proxy = Proxy::with(|b| b, |b| b.forwarded(ForwardedFields::XForwarded)).await;
     proxy
         .ask(format!(
@@ -128,7 +128,7 @@ async fn forwarded_fields_for_a_fixed_upstream_replace_what_a_stranger_says() {
 
 #[tokio::test]
 async fn trailers_cross_both_ways_without_what_does_not_belong_there() {
-    let origin = Origin::new(|_, mut wire| async move {
+    let origin = Target::recording(|mut wire| async move {
         while wire.request().await.is_some() {
             wire.send(
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Set-Cookie\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n",
@@ -142,7 +142,7 @@ async fn trailers_cross_both_ways_without_what_does_not_belong_there() {
         .ask(format!(
             "POST {} HTTP/1.1\r\nHost: p\r\nTE: trailers\r\nConnection: TE\r\nTransfer-Encoding: chunked\r\nTrailer: X-Up, Authorization\r\n\r\n\
              3\r\nabc\r\n0\r\nX-Up: 2\r\nAuthorization: x\r\n\r\n",
-            origin.url("/")
+            origin.path("/")
         ))
         .await;
     assert!(answer.complete);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::support::*;
 
 async fn answer_to(bytes: &'static [u8]) -> Message {
-    let origin = Origin::new(move |_, mut wire| async move {
+    let origin = Target::recording(move |mut wire| async move {
         wire.request().await;
         wire.send(bytes).await;
     })
     .await;
-    Proxy::new().await.get(&origin.url("/")).await
+    Proxy::new().await.get(&origin.path("/")).await
 }
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn broken_heads_are_502() {
 async fn a_head_too_large_or_with_too_many_fields_is_502() {
     let proxy = Proxy::new().await;
     for fields in ["X: y\r\n".repeat(101), format!("X: {}\r\n", "y".repeat(100 * 1024))] {
-        let origin = Origin::new(move |_, mut wire| {
+        let origin = Target::recording(move |mut wire| {
             let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             async move {
                 wire.request().await;
@@ -45,14 +45,14 @@ async fn a_head_too_large_or_with_too_many_fields_is_502() {
             }
         })
         .await;
-        let answer = proxy.get(&origin.url("/")).await;
+        let answer = proxy.get(&origin.path("/")).await;
         assert_eq!(answer.field("proxy-status"), Some("portcullis; error=http_response_header_section_size"));
     }
 }
 
 #[tokio::test]
 async fn endless_interim_responses_end() {
-    let origin = Origin::new(|_, mut wire| async move {
+    let origin = Target::recording(|mut wire| async move {
         wire.request().await;
         loop {
             wire.send("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n").await;
@@ -64,7 +64,7 @@ async fn endless_interim_responses_end() {
     })
     .await;
     let proxy = Proxy::with(|b| b.header_timeout(Duration::from_secs(2)), |b| b).await;
-    let answer = proxy.get(&origin.url("/")).await;
+    let answer = proxy.get(&origin.path("/")).await;
     assert!(matches!(answer.status(), 502 | 504), "{}", answer.head);
 }
 
@@ -89,9 +89,9 @@ async fn a_body_cut_short_is_never_a_clean_end() {
 
 #[tokio::test]
 async fn bytes_after_a_response_poison_nothing() {
-    let origin = Origin::new(|index, mut wire| async move {
+    let origin = Target::recording(|mut wire| async move {
         while wire.request().await.is_some() {
-            if index == 0 {
+            if wire.index == 0 {
                 wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await;
             } else {
                 wire.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood").await;
@@ -100,15 +100,15 @@ async fn bytes_after_a_response_poison_nothing() {
     })
     .await;
     let proxy = Proxy::new().await;
-    assert_eq!(proxy.get(&origin.url("/")).await.body, b"ok");
-    assert_eq!(proxy.get(&origin.url("/")).await.body, b"good");
-    assert_eq!(origin.connections(), 2);
+    assert_eq!(proxy.get(&origin.path("/")).await.body, b"ok");
+    assert_eq!(proxy.get(&origin.path("/")).await.body, b"good");
+    assert_eq!(origin.accepted(), 2);
 }
 
 #[tokio::test]
 async fn a_broken_upload_is_the_clients_fault_and_aborts_the_target() {
     let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
-    let origin = Origin::new(move |_, mut wire| {
+    let origin = Target::recording(move |mut wire| {
         let tx = tx.clone();
         async move {
             wire.head().await;
@@ -119,7 +119,7 @@ async fn a_broken_upload_is_the_clients_fault_and_aborts_the_target() {
     .await;
     let proxy = Proxy::new().await;
     let answer = proxy
-        .ask(format!("POST {} HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", origin.url("/")))
+        .ask(format!("POST {} HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", origin.path("/")))
         .await;
     assert_eq!(answer.status(), 400);
     let body = soon("the abort", rx.recv()).await.unwrap();

@@ -19,6 +19,8 @@ mod hostile;
 mod pings;
 mod support;
 mod websocket;
+#[path = "../shared/wire.rs"]
+mod wire;
 
 fn connector() -> portcullis::connect::GuardedConnector {
     portcullis::connect::GuardedConnector::builder().build().unwrap()

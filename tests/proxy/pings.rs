@@ -119,7 +119,7 @@ fn parse(buf: &[u8]) -> Option<(Frame, usize)> {
 async fn open(ping: WebSocketPing, idle: Duration) -> (Proxy, End, End) {
     let (give, take) = oneshot::channel();
     let give = std::sync::Mutex::new(Some(give));
-    let origin = Origin::new(move |_, mut wire| {
+    let origin = Target::recording(move |mut wire| {
         let give = give.lock().unwrap().take().unwrap();
         async move {
             wire.head().await.unwrap();

@@ -10,11 +10,11 @@ use crate::support::*;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-pub fn handshake(origin: &Origin, more: &str) -> String {
+pub fn handshake(origin: &Target, more: &str) -> String {
     format!(
         "GET {} HTTP/1.1\r\nHost: p\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {KEY}\r\n{more}\r\n",
-        origin.url("/ws")
+        origin.path("/ws")
     )
 }
 
@@ -25,19 +25,13 @@ pub fn switch(more: &str) -> String {
 }
 
 /// Switches, sends a frame at once, then echoes bytes.
-async fn echo() -> Origin {
-    Origin::new(|_, mut wire| async move {
+async fn echo() -> Target {
+    Target::recording(|mut wire| async move {
         wire.head().await.unwrap();
         assert!(wire.buf.is_empty(), "nothing after the head before the 101");
         wire.send(format!("{}Z\u{5}early", switch("Sec-WebSocket-Protocol: chat\r\n"))).await;
-        loop {
-            let piece = std::mem::take(&mut wire.buf);
-            wire.send(piece).await;
-            if !wire.fill().await {
-                wire.send("last words").await;
-                return;
-            }
-        }
+        wire.echo().await;
+        wire.send("last words").await;
     })
     .await
 }
@@ -78,7 +72,7 @@ async fn wrong_answers_to_the_handshake_are_502_and_refusals_are_relayed() {
         ("HTTP/1.1 401 Unauthorized\r\nX-Why: no\r\nContent-Length: 4\r\n\r\nno!!".to_owned(), 401),
     ] {
         let sent = answer.clone();
-        let origin = Origin::new(move |_, mut wire| {
+        let origin = Target::recording(move |mut wire| {
             let answer = answer.clone();
             async move {
                 wire.head().await;
@@ -111,12 +105,12 @@ async fn cve_2026_2833_nothing_follows_the_head_before_the_101() {
 
 #[tokio::test]
 async fn other_upgrades_are_dropped_and_broken_ones_refused() {
-    let origin = Origin::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let origin = Target::fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     let proxy = Proxy::new().await;
     let answer = proxy
         .ask(format!(
             "GET {} HTTP/1.1\r\nHost: p\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
-            origin.url("/")
+            origin.path("/")
         ))
         .await;
     assert_eq!(answer.status(), 200);
@@ -144,7 +138,7 @@ async fn a_message_too_large_closes_with_1009_at_a_frame_boundary() {
     assert!(client.buf.ends_with(&[0x88, 0x02, 0x03, 0xf1]), "1009 to the client: {:?}", client.buf);
     let want = [0x82, 0x82, 0, 0, 0, 0, 1, 2, 0x88, 0x82, 0, 0, 0, 0, 0x03, 0xf1];
     soon("1009 to the target, at a boundary", async {
-        while !origin.seen.lock().unwrap().ends_with(&want) {
+        while !origin.seen_bytes().ends_with(&want) {
             tokio::task::yield_now().await;
         }
     })
@@ -163,7 +157,7 @@ async fn a_silent_tunnel_ends() {
 
 #[tokio::test]
 async fn a_policy_that_forbids_the_target_closes_its_tunnel_with_1008() {
-    let origin = Origin::new(|_, mut wire| async move {
+    let origin = Target::recording(|mut wire| async move {
         wire.head().await.unwrap();
         wire.send(switch("")).await;
         wire.gone().await;
@@ -175,7 +169,7 @@ async fn a_policy_that_forbids_the_target_closes_its_tunnel_with_1008() {
     client.head().await.unwrap();
     proxy.policy.swap(policy());
     client.send([0x89, 0x80, 0, 0, 0, 0]).await;
-    while !origin.seen.lock().unwrap().ends_with(&[0x89, 0x80, 0, 0, 0, 0]) {
+    while !origin.seen_bytes().ends_with(&[0x89, 0x80, 0, 0, 0, 0]) {
         tokio::task::yield_now().await;
     }
     proxy.policy.swap(portcullis::egress::EgressPolicy::builder().build().unwrap());

@@ -4,7 +4,7 @@ use std::{
     process::Output,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -152,18 +152,16 @@ async fn reloads_under_load_lose_no_request() {
     let proxy = Arc::new(Proxy::start(&usual(&[upstream.addr])).await);
     let path = format!("/proxy/{}", upstream.url("/"));
     let pid = proxy.child.id().unwrap().to_string();
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicUsize>::default());
     let load: Vec<_> = (0..4)
         .map(|_| {
-            let (proxy, path, stop) = (proxy.clone(), path.clone(), stop.clone());
+            let (proxy, path, stop, answers) = (proxy.clone(), path.clone(), stop.clone(), answers.clone());
             tokio::spawn(async move {
-                let mut answers = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let answer = proxy.get(&path).await;
                     assert_eq!(answer.status, 200, "{}", answer.text());
-                    answers += 1;
+                    answers.fetch_add(1, Ordering::Relaxed);
                 }
-                answers
             })
         })
         .collect();
@@ -171,14 +169,12 @@ async fn reloads_under_load_lose_no_request() {
         let limits = format!("[limits]\nrequest_body = \"{}MiB\"\n", n + 1);
         std::fs::write(&proxy.config.0, usual(&[upstream.addr]) + &limits).unwrap();
         assert!(tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap().success());
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        // The file's own watch may see the change as well, before or after.
+        let told = || proxy.stderr.lock().unwrap().matches("reloaded").count() > n && answers.load(Ordering::Relaxed) > n * 10;
+        crate::wire::until("a reload beside requests", Duration::from_secs(20), told).await;
     }
     stop.store(true, Ordering::Relaxed);
-    let mut answers = 0;
     for worker in load {
-        answers += worker.await.unwrap();
+        worker.await.unwrap();
     }
-    assert!(answers > 50, "only {answers} requests ran beside the reloads");
-    let said = proxy.stderr.lock().unwrap().clone();
-    assert!(said.matches("reload").count() >= 5, "{said}");
 }

@@ -13,6 +13,7 @@
 mod browser;
 mod config;
 mod demo;
+mod drain;
 // The example's own tests of its values run with these.
 #[allow(dead_code, unused_imports)]
 #[path = "../../examples/mcp_proxy/config/mod.rs"]
@@ -27,5 +28,8 @@ mod reload;
 #[cfg(feature = "redis")]
 mod replicas;
 mod rotation;
+mod slow;
 mod support;
 mod websocket;
+#[path = "../shared/wire.rs"]
+mod wire;

@@ -1,15 +1,12 @@
 //! Tickets, session bindings, metrics, audit, the end of the process.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::support::{Answer, Proxy, TOKEN, Upstream, command, full, token_hash, usual};
 
@@ -108,8 +105,8 @@ async fn the_audit_has_a_line_for_each_request_and_the_summary_reads_it() {
     let nobody =
         Request::get("/proxy/http://127.1:1/").header("host", proxy.addr.to_string()).body(Full::<Bytes>::default()).unwrap();
     assert_eq!(proxy.send(nobody).await.status(), 401);
-    terminate(&proxy).await;
-    assert!(timeout(Duration::from_secs(5), proxy.child.wait()).await.expect("it does not end").unwrap().success());
+    proxy.terminate().await;
+    assert!(proxy.ended().await.success());
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines.len(), 3, "{text}");
@@ -122,37 +119,6 @@ async fn the_audit_has_a_line_for_each_request_and_the_summary_reads_it() {
     let summary = String::from_utf8(summary.stdout).unwrap();
     assert!(summary.contains("test") && summary.contains("127.0.0.1"), "{summary}");
     let _ = std::fs::remove_file(&path);
-}
-
-async fn terminate(proxy: &Proxy) {
-    let pid = proxy.child.id().unwrap().to_string();
-    assert!(tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-}
-
-#[tokio::test]
-async fn sigterm_lets_a_request_finish_and_takes_no_new_connection() {
-    static ASKED: AtomicUsize = AtomicUsize::new(0);
-    let upstream = Upstream::start(async |_| {
-        ASKED.fetch_add(1, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        Response::new(full("late"))
-    })
-    .await;
-    let mut proxy = Proxy::start(&format!("drain = \"5s\"\n{}", usual(&[upstream.addr]))).await;
-    let request = proxy.request("GET", &format!("/proxy/{}", upstream.url("/"))).body(Full::<Bytes>::default()).unwrap();
-    let addr = proxy.addr;
-    let answer = tokio::spawn(async move { crate::support::send(addr, request).await });
-    while ASKED.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let begin = Instant::now();
-    terminate(&proxy).await;
-    let answer = timeout(Duration::from_secs(5), answer).await.expect("cut").unwrap();
-    assert_eq!(answer.status(), 200);
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "late");
-    assert!(timeout(Duration::from_secs(5), proxy.child.wait()).await.expect("it does not end").unwrap().success());
-    assert!(begin.elapsed() < Duration::from_secs(3));
-    assert!(tokio::net::TcpStream::connect(addr).await.is_err());
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     process::{Child, Command},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -78,6 +79,7 @@ pub struct Proxy {
     pub stderr: Arc<Mutex<String>>,
     pub stdout: Arc<Mutex<String>>,
     pub config: TempFile,
+    readers: [JoinHandle<()>; 2],
 }
 
 pub fn command(args: &[&str]) -> Command {
@@ -101,7 +103,7 @@ impl Proxy {
         let mut err = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
         let seen = Arc::clone(&stdout);
-        tokio::spawn(async move {
+        let listener = tokio::spawn(async move {
             while let Ok(Some(line)) = out.next_line().await {
                 let mut seen = seen.lock().unwrap();
                 seen.push_str(&line);
@@ -110,7 +112,7 @@ impl Proxy {
         });
         let (seen, told) = (Arc::clone(&stderr), Arc::new(tokio::sync::Notify::new()));
         let tell = Arc::clone(&told);
-        tokio::spawn(async move {
+        let other = tokio::spawn(async move {
             while let Ok(Some(line)) = err.next_line().await {
                 let mut seen = seen.lock().unwrap();
                 seen.push_str(&line);
@@ -131,7 +133,7 @@ impl Proxy {
             }
         };
         let addr = timeout(Duration::from_secs(20), wait).await.expect("the server does not say that it listens");
-        Self { addr, child, stderr, stdout, config }
+        Self { addr, child, stderr, stdout, config, readers: [listener, other] }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -155,6 +157,26 @@ impl Proxy {
         let request = self.request("POST", path).header("content-type", "application/json");
         let request = request.header("accept", "application/json, text/event-stream").body(Full::from(body.to_string())).unwrap();
         Answer::read(self.send(request).await).await
+    }
+
+    /// The fields that a raw request needs besides.
+    pub fn fields(&self) -> String {
+        format!("Host: {}\r\nX-Proxy-Token: {TOKEN}\r\n", self.addr)
+    }
+
+    /// Sends SIGTERM.
+    pub async fn terminate(&self) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    }
+
+    /// Waits until the process has ended and everything it said is known.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        let status = timeout(Duration::from_secs(20), self.child.wait()).await.expect("it does not end").unwrap();
+        for reader in &mut self.readers {
+            timeout(Duration::from_secs(20), reader).await.expect("its output does not end").unwrap();
+        }
+        status
     }
 
     /// Waits until standard error holds a text.

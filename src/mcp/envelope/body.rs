@@ -39,13 +39,13 @@ impl Body for EnvelopeBody {
 }
 
 /// Why a body was not read to its end.
-pub(super) enum ReadError {
+pub(super) enum ReadError<E> {
     TooLarge,
-    Broken,
+    Broken(E),
 }
 
 /// Reads a body of at most `max` bytes.
-pub(super) async fn read<B: Body<Data = Bytes>>(body: B, max: usize) -> Result<Bytes, ReadError> {
+pub(super) async fn read<B: Body<Data = Bytes>>(body: B, max: usize) -> Result<Bytes, ReadError<B::Error>> {
     if body.size_hint().lower() > max as u64 {
         return Err(ReadError::TooLarge);
     }
@@ -53,7 +53,7 @@ pub(super) async fn read<B: Body<Data = Bytes>>(body: B, max: usize) -> Result<B
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
         if first.len() + all.len() + data.len() > max {
             return Err(ReadError::TooLarge);
         }

@@ -196,7 +196,7 @@ async fn reply<RB: Body<Data = Bytes>>(mut response: Response<RB>, id: Option<u6
         match read(body, max).await {
             Ok(bytes) => Ok(from_json(&bytes, id)),
             Err(ReadError::TooLarge) => Err(Rejection::new(RejectionKind::ResponseTooLarge)),
-            Err(ReadError::Broken) => Err(Rejection::new(RejectionKind::ConnectionTerminated)),
+            Err(ReadError::Broken(_)) => Err(Rejection::new(RejectionKind::ConnectionTerminated)),
         }
     } else {
         Ok(None)

@@ -27,7 +27,7 @@ use crate::{
     clock::{Clock, SystemClock},
     context::{McpCall, RequestContext},
     mcp_wire::{self, Envelope, SESSION_REVISION, STATELESS_REVISION, error_body, is_json},
-    rejection::{Rejection, RejectionKind},
+    rejection::{self, Rejection, RejectionKind},
 };
 
 type Answer = Response<ResponseBody<EnvelopeBody>>;
@@ -113,6 +113,7 @@ where
     S::Future: Send,
     S::Error: Send,
     B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
     RB: Body<Data = Bytes> + Send,
 {
     type Response = Answer;
@@ -154,6 +155,7 @@ async fn answer<S, B, RB>(shared: &Shared, max: MaxBodies, service: S, request: 
 where
     S: Service<Request<EnvelopeBody>, Response = Response<RB>> + Clone,
     B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
     RB: Body<Data = Bytes>,
 {
     let (mut parts, body) = request.into_parts();
@@ -177,14 +179,14 @@ where
     Ok(render(reply, envelope.id))
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Refusal = Box<(Rejection, Option<Value>)>;
 
-async fn open<B: Body<Data = Bytes>>(
-    max: usize,
-    context: &RequestContext,
-    parts: &http::request::Parts,
-    body: B,
-) -> Result<(Key, Envelope), Refusal> {
+async fn open<B>(max: usize, context: &RequestContext, parts: &http::request::Parts, body: B) -> Result<(Key, Envelope), Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let fail = |kind, why: &'static str| Box::new((Rejection::new(kind).with_public_detail(why), None));
     let Some(principal) = context.principal() else {
         return Err(Box::new((Rejection::new(RejectionKind::Misconfigured).with_reason("no_principal"), None)));
@@ -198,7 +200,10 @@ async fn open<B: Body<Data = Bytes>>(
     }
     let bytes = read(body, max).await.map_err(|error| match error {
         ReadError::TooLarge => Box::new((Rejection::new(RejectionKind::BodyTooLarge), None)),
-        ReadError::Broken => fail(RejectionKind::MalformedRequest, "the body could not be read"),
+        ReadError::Broken(error) => match rejection::find_in(error.into().as_ref()) {
+            Some(rejection) => Box::new((rejection.clone(), None)),
+            None => fail(RejectionKind::MalformedRequest, "the body could not be read"),
+        },
     })?;
     let envelope = Envelope::parse(&bytes).map_err(|error| {
         let kind = if error.target { RejectionKind::MalformedTarget } else { RejectionKind::MalformedRequest };
@@ -211,7 +216,7 @@ async fn open<B: Body<Data = Bytes>>(
 fn note(context: &RequestContext, envelope: &Envelope) {
     let Some(record) = context.record() else { return };
     let name = mcp_wire::name_source(&envelope.method).and_then(|source| envelope.params.as_ref()?.get(source)?.as_str());
-    let call = McpCall { method: Some(envelope.method.clone()), name: name.map(Into::into), id: envelope.id.clone() };
+    let call = McpCall { method: Some((*envelope.method).into()), name: name.map(Into::into), id: envelope.id.clone() };
     record.with(|r| {
         r.target = Some(envelope.target.clone());
         r.mcp = Some(call.into());

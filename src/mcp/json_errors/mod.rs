@@ -103,9 +103,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.future.poll(cx))?;
+        // The rest of the questions are for refusals, and those are errors.
+        let status = response.status();
+        if !*this.wanted || !(status.is_client_error() || status.is_server_error()) {
+            return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+        }
         let is_json_rpc = || response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == "application/json");
-        let rejection = if *this.wanted { response.extensions().get::<Rejection>() } else { None };
-        let Some(rejection) = rejection.filter(|_| !is_json_rpc()) else {
+        let Some(rejection) = response.extensions().get::<Rejection>().filter(|_| !is_json_rpc()) else {
             return Poll::Ready(Ok(response.map(ResponseBody::inner)));
         };
         let id = this.record.take().and_then(|r| r.with(|r| r.mcp.as_ref().and_then(|m| m.id.clone())));

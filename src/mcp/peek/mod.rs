@@ -36,9 +36,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, header, request};
-use http_body::{Body, Frame};
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -92,17 +92,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if !wanted(&request, self.max) {
-            return PeekFuture { state: State::Calling { future: self.inner.call(request.map(PeekedBody::untouched)) } };
+        let wanted = wanted(&request, self.max);
+        let request = request.map(PeekedBody::untouched);
+        if !wanted {
+            return PeekFuture { state: State::Calling { future: self.inner.call(request) } };
         }
         let clone = self.inner.clone();
         let service = mem::replace(&mut self.inner, clone);
-        let (parts, body) = request.into_parts();
-        PeekFuture {
-            state: State::Reading {
-                reading: Some(Box::new(Reading { service, parts, body, held: Vec::with_capacity(1), len: 0, max: self.max })),
-            },
-        }
+        PeekFuture { state: State::Reading { reading: Some(Box::new(Reading { service, request, max: self.max })) } }
     }
 }
 
@@ -113,12 +110,9 @@ fn wanted<B: Body>(request: &Request<B>, max: usize) -> bool {
         && request.body().size_hint().lower() <= max as u64
 }
 
-struct Reading<S, B> {
+struct Reading<S, B: Body> {
     service: S,
-    parts: request::Parts,
-    body: B,
-    held: Vec<Frame<Bytes>>,
-    len: usize,
+    request: Request<PeekedBody<B>>,
     max: usize,
 }
 
@@ -136,7 +130,7 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, F, B> {
+    enum State<S, F, B: Body> {
         // Boxed: the future is moved by every layer outside of this one.
         Reading { reading: Option<Box<Reading<S, B>>> },
         Calling { #[pin] future: F },
@@ -165,10 +159,14 @@ where
             match self.as_mut().project().state.project() {
                 StateProj::Calling { future } => return future.poll(cx),
                 StateProj::Reading { reading } => {
-                    let Some(state) = reading else { return Poll::Pending };
-                    let end = ready!(state.poll(cx));
+                    let Some(held) = reading else { return Poll::Pending };
+                    let whole = ready!(held.request.body_mut().poll_hold(cx, held.max));
                     let Some(done) = reading.take() else { return Poll::Pending };
-                    let future = done.call(end);
+                    let Reading { mut service, mut request, .. } = *done;
+                    if whole {
+                        note(&mut request);
+                    }
+                    let future = service.call(request);
                     self.as_mut().project().state.set(State::Calling { future });
                 }
             }
@@ -176,68 +174,11 @@ where
     }
 }
 
-enum End<E> {
-    Whole,
-    TooLong,
-    Failed(E),
-}
-
-impl<S, B> Reading<S, B>
-where
-    S: Service<Request<PeekedBody<B>>>,
-    B: Body<Data = Bytes> + Unpin,
-{
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End<B::Error>> {
-        loop {
-            if self.body.is_end_stream() {
-                return Poll::Ready(End::Whole);
-            }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                None => return Poll::Ready(End::Whole),
-                Some(Err(error)) => return Poll::Ready(End::Failed(error)),
-                Some(Ok(frame)) => {
-                    self.len += frame.data_ref().map_or(0, Bytes::len);
-                    self.held.push(frame);
-                    // Many tiny frames cost more than their bytes.
-                    if self.len > self.max || self.held.len() > 1024 {
-                        return Poll::Ready(End::TooLong);
-                    }
-                }
-            }
-        }
-    }
-
-    fn call(self, end: End<B::Error>) -> S::Future {
-        let Self { mut service, mut parts, body, held, .. } = self;
-        if matches!(end, End::Whole) {
-            note(&mut parts, &held);
-        }
-        let (rest, error) = match end {
-            End::Whole => (None, None),
-            End::TooLong => (Some(body), None),
-            End::Failed(error) => (None, Some(error)),
-        };
-        service.call(Request::from_parts(parts, PeekedBody::held(held, rest, error)))
-    }
-}
-
-fn note(parts: &mut request::Parts, held: &[Frame<Bytes>]) {
-    let mut data = held.iter().filter_map(Frame::data_ref);
-    let joined;
-    let body: &[u8] = match (data.next(), data.next()) {
-        (None, _) => return,
-        (Some(one), None) => one,
-        (Some(one), Some(two)) => {
-            let mut all = BytesMut::from(&one[..]);
-            all.extend_from_slice(two);
-            data.for_each(|d| all.extend_from_slice(d));
-            joined = all;
-            &joined
-        }
-    };
-    let Ok(Peek::Single(call)) = peek(body) else { return };
+fn note<B: Body<Data = Bytes> + Unpin>(request: &mut Request<PeekedBody<B>>) {
+    let Some(data) = request.body().data() else { return };
+    let Ok(Peek::Single(call)) = peek(&data) else { return };
     let call = Arc::new(call);
-    let context = RequestContext::of_mut(&mut parts.extensions);
+    let context = RequestContext::of_mut(request.extensions_mut());
     if let Some(record) = context.record() {
         record.with(|r| r.mcp = Some(Arc::clone(&call)));
     }
@@ -249,15 +190,16 @@ mod tests {
     use std::convert::Infallible;
 
     use http::Response;
+    use http_body::Frame;
     use http_body_util::{BodyExt as _, Full, StreamBody};
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::mcp::testing::Probe;
+    use crate::{context::McpText, mcp::testing::Probe};
 
     const CALL: &str = r#"{"jsonrpc":"2.0","id":9,"method":"initialize"}"#;
 
-    async fn run<B>(request: Request<B>) -> (Option<Box<str>>, String)
+    async fn run<B>(request: Request<B>) -> (Option<McpText>, String)
     where
         B: Body<Data = Bytes, Error = Infallible> + Unpin + Send + 'static,
     {
@@ -298,5 +240,26 @@ mod tests {
         assert_eq!((method, body.len()), (None, 300));
         let (method, body) = run(post("application/json", Full::new(Bytes::from("y".repeat(500))))).await;
         assert_eq!((method, body.len()), (None, 500));
+    }
+
+    #[tokio::test]
+    async fn trailers_and_failures_are_replayed() {
+        let frames = |frames: Vec<Result<Frame<Bytes>, &'static str>>| StreamBody::new(futures_util::stream::iter(frames));
+        let trailers =
+            || http::HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("1"))]);
+        let seen = |body| async move {
+            let inner = tower::service_fn(|request: Request<PeekedBody<_>>| async move {
+                let method = RequestContext::of(request.extensions()).and_then(|c| c.mcp()?.method.clone());
+                let hint = request.body().size_hint().lower();
+                let body = request.into_body().collect().await.map(|c| (c.trailers().cloned(), c.to_bytes()));
+                Ok::<_, Infallible>(Response::new((method.map(|m| m.to_string()), hint, body)))
+            });
+            PeekLayer::new(100).layer(inner).oneshot(post("application/json", body)).await.unwrap().into_body()
+        };
+        let whole = frames(vec![Ok(Frame::data(Bytes::from(CALL))), Ok(Frame::trailers(trailers()))]);
+        assert_eq!(seen(whole).await, (Some("initialize".into()), CALL.len() as u64, Ok((Some(trailers()), CALL.into()))));
+        let cut = frames(vec![Ok(Frame::data(Bytes::from(CALL))), Err("gone")]);
+        assert_eq!(seen(cut).await, (None, CALL.len() as u64, Err("gone")));
+        assert_eq!(seen(frames(vec![])).await, (None, 0, Ok((None, Bytes::new()))));
     }
 }

@@ -1,0 +1,167 @@
+//! Text out of a message, kept without memory of its own where it is short.
+
+use std::{fmt, ops::Deref, str};
+
+/// Longest text that is kept in place.
+const SHORT: usize = 22;
+
+/// A method or a name out of a JSON-RPC message. It reads like a `str`. The protocol's own words and short names are kept in
+/// place: they are read on one thread and given up on another, which makes memory of their own dear.
+#[derive(Clone)]
+pub struct McpText(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Word(&'static str),
+    /// The first `len` bytes are UTF-8.
+    Short {
+        len: u8,
+        bytes: [u8; SHORT],
+    },
+    Long(Box<str>),
+}
+
+macro_rules! words {
+    ($($word:literal)*) => {
+        /// What most clients say most of the time.
+        fn word(text: &[u8]) -> Option<&'static str> {
+            $(if text == $word.as_bytes() {
+                return Some($word);
+            })*
+            None
+        }
+    };
+}
+
+words! { "tools/call" "tools/list" "initialize" "ping" "notifications/initialized" "server/discover" "resources/read" "prompts/get" }
+
+impl McpText {
+    /// The text that these bytes are, if they are UTF-8.
+    pub(crate) fn from_utf8(bytes: &[u8]) -> Option<Self> {
+        if let Some(word) = word(bytes) {
+            return Some(Self(Kind::Word(word)));
+        }
+        let ascii = bytes.len() <= SHORT && bytes.iter().fold(0, |all, byte| all | byte) < 0x80;
+        if ascii { Some(Self(Kind::short(bytes))) } else { str::from_utf8(bytes).ok().map(|text| Self(Kind::any(text.into()))) }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Kind::Word(word) => word,
+            Kind::Short { len, bytes } => {
+                bytes.get(..usize::from(*len)).and_then(|text| str::from_utf8(text).ok()).unwrap_or_default()
+            }
+            Kind::Long(text) => text,
+        }
+    }
+}
+
+impl Kind {
+    /// At most [`SHORT`] bytes of UTF-8.
+    fn short(text: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        bytes.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        Self::Short { len: u8::try_from(text.len()).unwrap_or(0), bytes }
+    }
+
+    fn any(text: Box<str>) -> Self {
+        if text.len() <= SHORT { Self::short(text.as_bytes()) } else { Self::Long(text) }
+    }
+}
+
+impl Deref for McpText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for McpText {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl From<Box<str>> for McpText {
+    fn from(text: Box<str>) -> Self {
+        Self(Kind::any(text))
+    }
+}
+
+impl From<String> for McpText {
+    fn from(text: String) -> Self {
+        text.into_boxed_str().into()
+    }
+}
+
+impl From<&str> for McpText {
+    fn from(text: &str) -> Self {
+        Self::from_utf8(text.as_bytes()).unwrap_or_else(|| Self(Kind::Long(text.into())))
+    }
+}
+
+impl PartialEq for McpText {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for McpText {}
+
+impl PartialEq<str> for McpText {
+    fn eq(&self, other: &str) -> bool {
+        **self == *other
+    }
+}
+
+impl PartialEq<&str> for McpText {
+    fn eq(&self, other: &&str) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for McpText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl fmt::Display for McpText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_kept_whole_whatever_its_length() {
+        for text in [
+            "",
+            "x",
+            "tools/call",
+            "ping",
+            "é",
+            "ééééééééééé",
+            "éééééééééééé",
+            "a name of 22 bytes....",
+            "a name of 23 bytes.....",
+        ] {
+            let long = text.repeat(3);
+            for text in [text, &long] {
+                assert_eq!(McpText::from(text), text);
+                assert_eq!(McpText::from(text.to_owned()), McpText::from(text));
+                assert_eq!(McpText::from_utf8(text.as_bytes()).unwrap(), *text);
+                assert_eq!(format!("{} {:?}", McpText::from(text), McpText::from(text)), format!("{text} {text:?}"));
+            }
+        }
+        assert_eq!(McpText::from_utf8(b"\xff"), None);
+        assert_eq!(McpText::from_utf8(&[0xe9; 40]), None);
+        assert!(size_of::<Option<McpText>>() <= 24);
+    }
+}
