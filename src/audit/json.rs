@@ -358,8 +358,8 @@ fn escape(text: &str, out: &mut Vec<u8>) {
     };
     let special = match text.as_bytes() {
         short if short.len() < 24 => !short.iter().all(|b| PLAIN.get(usize::from(*b)).is_some_and(|plain| *plain)),
-        // Counted, not searched: without an early way out the compiler looks at many bytes at once.
-        long => long.iter().filter(|b| !matches!(b, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)).count() > 0,
+        // Added up, not searched: without an early way out the compiler looks at many bytes at once.
+        long => long.iter().fold(0, |any, b| any | u8::from(!matches!(b, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e))) != 0,
     };
     if !special {
         out.extend_from_slice(text.as_bytes());

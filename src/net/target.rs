@@ -223,7 +223,8 @@ impl Target {
         }
         // One walk over all bytes, without an early way out, so that the compiler looks at many at once. What is plain needs none of
         // the closer looks below.
-        let plain = raw.bytes().filter(|b| !matches!(b, 0x21 | 0x22 | 0x24..=0x5b | 0x5d..=0x7e)).count() == 0;
+        let odd = |b: u8| u8::from(!matches!(b, 0x21 | 0x22 | 0x24..=0x5b | 0x5d..=0x7e));
+        let plain = raw.bytes().fold(0, |any, b| any | odd(b)) == 0;
         if !plain && (raw.bytes().any(|b| b < 0x20 || b == 0x7f) || raw.starts_with(' ') || raw.ends_with(' ')) {
             return Err(TargetError::ControlCharacter);
         }
