@@ -89,7 +89,7 @@ fn audit(c: &mut Criterion) {
     });
     group.bench_function("sink alone", |b| {
         let sink = JsonLinesSink::builder().bound(1 << 20).writer(std::io::sink()).unwrap();
-        b.iter(|| sink.record(Record::default()));
+        b.iter(|| sink.record(&Record::default()));
     });
     group.finish();
 }

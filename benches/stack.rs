@@ -182,7 +182,7 @@ fn main() {
         .layer(RequestLineLayer::origin())
         .layer(DenialFloorLayer::new(Duration::from_millis(100)))
         .layer(ClientAddrLayer::connection())
-        .layer(ClientAllowLayer::new(ClientNetworks::new([]).unwrap()))
+        .layer(ClientAllowLayer::new(ClientNetworks::default()))
         .layer(browser.clone());
     let rest = |limiter| {
         edge.clone()

@@ -76,7 +76,7 @@ impl Resolve for Directory {
 struct Lines;
 
 impl AuditSink for Lines {
-    fn record(&self, record: Record) {
+    fn record(&self, record: &Record) {
         let status = record.status.map_or(0, |s| s.as_u16());
         let target = record.target.as_ref().map(|t| t.origin().to_string()).unwrap_or_default();
         eprintln!(

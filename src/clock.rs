@@ -57,6 +57,16 @@ impl Default for ManualClock {
     }
 }
 
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn monotonic(&self) -> Duration {
+        (**self).monotonic()
+    }
+
+    fn wall(&self) -> SystemTime {
+        (**self).wall()
+    }
+}
+
 impl Clock for ManualClock {
     fn monotonic(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0

@@ -76,7 +76,7 @@ Longer walks are in the [`guide`].
 //! # The rooms
 //!
 //! * Values: [`net`], [`body`], [`clock`], [`signal`], [`rejection`], [`reply`], [`ConfigError`], [`Secret`].
-//! * Pure decisions: [`context`], [`egress`], [`forwarded`], [`limiter`], [`mcp_wire`], [`tokens`].
+//! * Pure decisions: [`context`], [`egress`], [`forwarded`], [`limiter`], [`tokens`].
 //! * Layers: [`audit`], [`trace_span`], [`request_head`], [`request_line`], [`denial_floor`], [`client_addr`], [`client_allow`],
 //!   [`browser`], [`rate_limit`], [`concurrency_limit`], `client_cert` (feature `tls`), [`proxy_token`], [`target`],
 //!   [`token_scope`], [`mcp_session`], [`ssrf_guard`], [`body_limit`], [`response_limit`], [`total_timeout`].
@@ -112,7 +112,7 @@ pub mod context;
 pub mod egress;
 pub mod forwarded;
 pub mod limiter;
-pub mod mcp_wire;
+mod mcp_wire;
 pub mod tokens;
 // F2: layers
 pub mod audit;

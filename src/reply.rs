@@ -1,4 +1,4 @@
-//! F0: the future of a layer that decides at once: the inner service's, or a refusal that is ready.
+//! The future of a layer that decides at once: the inner service's, or a refusal that is ready.
 
 use std::{
     fmt,

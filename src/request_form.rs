@@ -1,4 +1,4 @@
-//! F0: which of HTTP's forms a request has.
+//! Which of HTTP's forms a request has.
 
 use http::{HeaderName, HeaderValue, Method, Request, Version, header};
 

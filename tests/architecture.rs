@@ -368,8 +368,32 @@ fn security_md_names_tests_that_exist() {
     let text = fs::read_to_string(package.join("SECURITY.md")).unwrap();
     let named: Vec<_> = text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
     assert!(named.len() > 30, "the table has shrunk to {} names", named.len());
+    for row in text.split_once("| guarantee |").unwrap().1.lines().skip(2).take_while(|line| line.starts_with("| ")) {
+        assert!(row.contains("::"), "SECURITY.md: no test holds {row}");
+    }
     for (file, test) in named {
         let source = fs::read_to_string(package.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert!(source.contains(&format!("fn {test}(")), "SECURITY.md: {file} has no test `{test}`");
     }
+}
+
+/// The page of a layer is read by somebody who wants to use it: an example first, then the rules with their numbers, where it
+/// stands in the stack, and what it costs.
+#[test]
+fn every_layer_has_a_whole_page() {
+    let house = House::read();
+    let mcp = ["envelope", "event_stream", "json_errors", "peek"].map(|name| format!("mcp/{name}"));
+    let layers = house.floors.iter().filter(|(_, floor)| **floor == LAYER_FLOOR).map(|(room, _)| room.clone());
+    let mut wrong = Vec::new();
+    for layer in layers.chain(mcp) {
+        let source = fs::read_to_string(root().join(&layer).join("mod.rs")).unwrap();
+        let page: Vec<_> = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim_start).collect();
+        let page = page.join("\n");
+        let at = |what: &str| page.find(what);
+        let parts = [at("\n```\n"), at("\n# Rules\n"), at("\n1. "), at("\n# Where it stands\n"), at("\n# Cost\n")];
+        if !parts.iter().all(Option::is_some) || !parts.is_sorted() {
+            wrong.push(format!("{layer}: example, `# Rules`, `1.`, `# Where it stands`, `# Cost` stand at {parts:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

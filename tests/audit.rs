@@ -278,7 +278,7 @@ fn a_slow_disk_blocks_nobody_and_losses_are_written_down() {
     let sink = JsonLinesSink::builder().bound(100).writer(gate.clone()).unwrap();
     let started = Instant::now();
     for _ in 0..50_000 {
-        sink.record(Record::default());
+        sink.record(&Record::default());
     }
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     let dropped = sink.dropped();
@@ -286,7 +286,7 @@ fn a_slow_disk_blocks_nobody_and_losses_are_written_down() {
     assert!(!sink.flush(Duration::from_millis(20)), "the writer stands still");
     gate.open();
     assert!(sink.flush(Duration::from_secs(5)));
-    sink.record(Record::default());
+    sink.record(&Record::default());
     drop(sink);
     let summary = Summary::read(gate.text().as_bytes(), &Filter::new()).unwrap();
     assert_eq!(summary.dropped, dropped);
@@ -303,7 +303,7 @@ fn the_writer_wakes_up_after_a_quiet_time() {
     for n in 1..=3 {
         // Longer than the writer's patience.
         std::thread::sleep(Duration::from_millis(200));
-        sink.record(Record::default());
+        sink.record(&Record::default());
         let started = Instant::now();
         while gate.text().lines().count() < n {
             assert!(started.elapsed() < Duration::from_secs(5), "record {n} was not written");
@@ -318,11 +318,11 @@ fn a_moved_file_is_opened_again() {
     std::fs::create_dir_all(&dir).unwrap();
     let (path, moved) = (dir.join("audit.jsonl"), dir.join("audit.jsonl.1"));
     let sink = JsonLinesSink::builder().file(&path).unwrap();
-    sink.record(full_record());
+    sink.record(&full_record());
     assert!(sink.flush(Duration::from_secs(5)));
     std::fs::rename(&path, &moved).unwrap();
     sink.reopen();
-    sink.record(full_record());
+    sink.record(&full_record());
     assert!(sink.flush(Duration::from_secs(5)));
     for path in [&path, &moved] {
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 1);

@@ -42,19 +42,19 @@ fn scrape() -> String {
     metrics::with_local_recorder(&recorder, || {
         let sink = MetricsSink::new();
         let secret = Some("https://secret-host.example/secret-path?secret-query");
-        sink.record(record(secret, 200, Outcome::Complete));
+        sink.record(&record(secret, 200, Outcome::Complete));
         let mut mcp = record(secret, 200, Outcome::Complete);
         mcp.mcp = Some(McpCall::default().into());
-        sink.record(mcp);
+        sink.record(&mcp);
         for reason in ["address_denied", "address_denied", "unauthenticated"] {
             let mut refused = record(None, 403, Outcome::Refused);
             refused.reason = Some(reason);
-            sink.record(refused);
+            sink.record(&refused);
         }
         let mut tunnel = record(secret, 101, Outcome::Complete);
         tunnel.tunnel = true;
         tunnel.arrived = Duration::from_secs(100);
-        sink.record(tunnel);
+        sink.record(&tunnel);
         sink.publish(7, 3);
         Server::builder().build().stats().publish();
     });

@@ -135,7 +135,7 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     drop(made);
 
     let reopen = sink.clone();
-    tokio::spawn(reload::watch(overrides, config, live, hangup, move || {
+    tokio::spawn(reload::watch(hangup, overrides, config, live, move || {
         reopen.reopen();
     }));
     let drained = server.serve(listener, service, stopped(term, interrupt)).await;

@@ -11,7 +11,7 @@ use portcullis::{
     proxy::{WebSocketLimits, WebSocketPing},
     rate_limit::{ByClient, ByPrincipal, Policy, RequestView, is_mcp_probe},
     request_head::RequestHeadLayer,
-    serve::{Builder, ClientAuth, Server, Tls, TlsFiles},
+    serve::{ClientAuth, Server, ServerBuilder, Tls, TlsFiles},
     stores::{RedisStore, WhenAway},
     tokens::Principal,
 };
@@ -148,7 +148,7 @@ pub fn links(config: &Config) -> Result<PublicBase, Invalid> {
 }
 
 /// The listener's settings but for TLS.
-pub fn server(config: &Config) -> Result<Builder, Invalid> {
+pub fn server(config: &Config) -> Result<ServerBuilder, Invalid> {
     let (file, limits) = (&config.file, &config.file.limits);
     let mut server = Server::builder();
     if let Some(n) = limits.connections {

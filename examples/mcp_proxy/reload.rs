@@ -58,7 +58,7 @@ impl Files {
 }
 
 /// Watches for ever. `reopen` is called on SIGHUP, for whoever rotates the audit file.
-pub async fn watch(overrides: Overrides, started: Config, live: Live, mut hangup: Signal, reopen: impl Fn()) {
+pub async fn watch(mut hangup: Signal, overrides: Overrides, started: Config, live: Live, reopen: impl Fn()) {
     let mut every = tokio::time::interval(EVERY);
     let mut files = Files(Vec::new());
     if let Err(error) = files.follow(&overrides, &started) {

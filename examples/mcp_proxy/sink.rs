@@ -13,7 +13,7 @@ use crate::{
     rotate::{Period, Rotating},
 };
 
-/// Lines and metrics are optional, and a record is copied only where there are both.
+/// Lines and metrics are optional.
 #[derive(Clone, Debug, Default)]
 pub struct Sink {
     lines: Option<JsonLinesSink>,
@@ -81,16 +81,13 @@ impl Sink {
 }
 
 impl AuditSink for Sink {
-    fn record(&self, record: Record) {
-        self.live.publish(&record);
-        match (&self.lines, &self.metrics) {
-            (Some(lines), Some(metrics)) => {
-                metrics.record(record.clone());
-                lines.record(record);
-            }
-            (Some(lines), None) => lines.record(record),
-            (None, Some(metrics)) => metrics.record(record),
-            (None, None) => {}
+    fn record(&self, record: &Record) {
+        self.live.publish(record);
+        if let Some(metrics) = &self.metrics {
+            metrics.observe(record);
+        }
+        if let Some(lines) = &self.lines {
+            lines.record(record);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Where the hot routes name their target.
 
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderValue, Uri, header, request::Parts};
 use portcullis::{
     ConfigError,
     net::{Target, TargetError},
@@ -34,6 +34,13 @@ impl TargetExtractor for Routes {
                 self.query.extract(request, parser)
             }
             _ => self.path.extract(request, parser),
+        }
+    }
+
+    fn extract_from_uri(&self, uri: &Uri, parser: &TargetParser) -> Option<Result<Target, TargetError>> {
+        match uri.path() {
+            "/forward" | "/ws" => None,
+            _ => self.path.extract_from_uri(uri, parser),
         }
     }
 }

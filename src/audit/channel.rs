@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::AuditSink;
 use crate::context::Record;
 
-/// Records into a bounded channel: for consoles, tests and sinks of one's own. A full channel drops and counts.
+/// Copies of records into a bounded channel: for consoles, tests and sinks of one's own. A full channel drops and counts.
 #[derive(Clone, Debug)]
 pub struct ChannelSink {
     sender: mpsc::Sender<Record>,
@@ -28,10 +28,12 @@ impl ChannelSink {
 }
 
 impl AuditSink for ChannelSink {
-    fn record(&self, record: Record) {
-        // Nobody listening is not a loss.
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(record) {
-            self.dropped.fetch_add(1, Relaxed);
+    fn record(&self, record: &Record) {
+        match self.sender.try_reserve() {
+            Ok(place) => place.send(record.clone()),
+            Err(mpsc::error::TrySendError::Full(())) => drop(self.dropped.fetch_add(1, Relaxed)),
+            // Nobody listening is not a loss.
+            Err(mpsc::error::TrySendError::Closed(())) => {}
         }
     }
 

@@ -22,8 +22,7 @@ pin_project! {
     pub struct AuditFuture<F, T, C> {
         #[pin]
         inner: F,
-        handle: Option<RecordHandle>,
-        shared: Arc<Shared<T, C>>,
+        open: Option<(RecordHandle, Arc<Shared<T, C>>)>,
         connect: bool,
         head: bool,
     }
@@ -31,7 +30,7 @@ pin_project! {
 
 impl<F, T, C> AuditFuture<F, T, C> {
     pub(super) fn new(inner: F, handle: RecordHandle, shared: Arc<Shared<T, C>>, connect: bool, head: bool) -> Self {
-        Self { inner, handle: Some(handle), shared, connect, head }
+        Self { inner, open: Some((handle, shared)), connect, head }
     }
 }
 
@@ -52,7 +51,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
         let result = ready!(me.inner.poll(cx));
-        let Some(handle) = me.handle.take() else { return Poll::Pending };
+        let Some((handle, shared)) = me.open.take() else { return Poll::Pending };
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -64,7 +63,7 @@ where
         let tunnel = status == StatusCode::SWITCHING_PROTOCOLS || (*me.connect && status.is_success());
         let no_body = *me.head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let ended = !tunnel && (no_body || response.body().is_end_stream());
-        let now = me.shared.now();
+        let now = shared.now();
         handle.with(|r| {
             r.status = Some(status);
             r.tunnel = tunnel;
@@ -87,7 +86,6 @@ where
         });
         // A tunnel's record is its task's to end.
         let handle = (!tunnel && !ended).then_some(handle);
-        let shared = Arc::clone(me.shared);
         Poll::Ready(Ok(response.map(|body| AuditBody::new(body, handle, shared))))
     }
 }

@@ -1,6 +1,7 @@
 //! Records as JSON lines, written without an intermediate tree.
 
 use std::{
+    cell::Cell,
     fmt::{self, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, SystemTime},
@@ -18,6 +19,13 @@ const LINE: usize = 512;
 macro_rules! key {
     ($name:literal) => {
         concat!(",\"", $name, "\":")
+    };
+}
+
+/// The same in front of a text, with its opening quote.
+macro_rules! text {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":\"")
     };
 }
 
@@ -49,51 +57,51 @@ impl JsonFormat {
         if let Some(started) = record.started {
             line.time(started);
         }
-        line.hex(key!("request_id"), record.request_id);
-        line.plain(key!("outcome"), outcome(record.outcome));
+        line.hex(text!("request_id"), record.request_id);
+        line.plain(text!("outcome"), outcome(record.outcome));
         line.millis(key!("duration_ms"), record.duration);
         line.millis(key!("head_ms"), record.head_after);
         if let Some(client) = &record.client {
-            line.ip(key!("client"), client.ip());
+            line.ip(text!("client"), client.ip());
             if client.peer().ip().to_canonical() != client.ip() {
-                line.show(key!("peer"), client.peer());
+                line.show(text!("peer"), client.peer());
             }
         }
-        line.opt(key!("token"), record.token.as_deref());
+        line.opt(text!("token"), record.token.as_deref());
         if let Some(method) = &record.method {
             // A method is a token (RFC 9110 §9.1), and no token needs escapes.
-            line.plain(key!("method"), method.as_str());
+            line.plain(text!("method"), method.as_str());
         }
         match (&record.target, &record.path) {
             (Some(target), _) => {
-                line.plain(key!("scheme"), target.scheme().as_str());
+                line.plain(text!("scheme"), target.scheme().as_str());
                 match target.host() {
-                    Host::Name(name) => line.text(key!("host"), name.as_str()),
-                    Host::Ip(IpAddr::V4(ip)) => line.ip(key!("host"), IpAddr::V4(*ip)),
-                    ip @ Host::Ip(_) => line.show(key!("host"), ip),
+                    Host::Name(name) => line.text(text!("host"), name.as_str()),
+                    Host::Ip(IpAddr::V4(ip)) => line.ip(text!("host"), IpAddr::V4(*ip)),
+                    ip @ Host::Ip(_) => line.show(text!("host"), ip),
                 }
                 line.number(key!("port"), u64::from(target.port()));
                 let path = target.path_and_query();
-                line.text(key!("path"), if self.query { path.as_str() } else { path.path() });
+                line.text(text!("path"), if self.query { path.as_str() } else { path.path() });
             }
-            (None, Some(path)) => line.text(key!("request_path"), path.path()),
+            (None, Some(path)) => line.text(text!("request_path"), path.path()),
             (None, None) => {}
         }
         if let Some(status) = record.status {
             line.number(key!("status"), u64::from(status.as_u16()));
         }
-        line.opt(key!("reason"), record.reason);
-        line.opt(key!("proxy_status"), record.proxy_status);
-        line.opt(key!("detail"), record.detail.as_deref());
+        line.opt(text!("reason"), record.reason);
+        line.opt(text!("proxy_status"), record.proxy_status);
+        line.opt(text!("detail"), record.detail.as_deref());
         if let Some(dialed) = record.dialed {
-            line.addr(key!("dialed"), dialed);
+            line.addr(text!("dialed"), dialed);
             line.bool(key!("reused"), record.reused);
         }
         line.number(key!("bytes_in"), record.bytes_in);
         line.number(key!("bytes_out"), record.bytes_out);
         if let Some(call) = &record.mcp {
-            line.opt(key!("mcp_method"), call.method.as_deref());
-            line.opt(key!("mcp_name"), call.name.as_deref());
+            line.opt(text!("mcp_method"), call.method.as_deref());
+            line.opt(text!("mcp_name"), call.name.as_deref());
         }
         if record.tunnel {
             line.bool(key!("tunnel"), true);
@@ -101,7 +109,7 @@ impl JsonFormat {
         if let Some(code) = record.close_code {
             line.number(key!("close_code"), u64::from(code));
         }
-        line.opt(key!("closed_by"), record.closed_by.map(closed_by));
+        line.opt(text!("closed_by"), record.closed_by.map(closed_by));
         line.end();
     }
 
@@ -163,7 +171,6 @@ impl<'a> Line<'a> {
     #[inline]
     fn plain(&mut self, key: &'static str, value: &str) {
         self.key(key);
-        self.out.push(b'"');
         self.out.extend_from_slice(value.as_bytes());
         self.out.push(b'"');
     }
@@ -171,7 +178,6 @@ impl<'a> Line<'a> {
     #[inline]
     fn text(&mut self, key: &'static str, value: &str) {
         self.key(key);
-        self.out.push(b'"');
         escape(value, self.out);
         self.out.push(b'"');
     }
@@ -185,7 +191,6 @@ impl<'a> Line<'a> {
 
     fn show(&mut self, key: &'static str, value: impl fmt::Display) {
         self.key(key);
-        self.out.push(b'"');
         let _ = write!(Escaped(self.out), "{value}");
         self.out.push(b'"');
     }
@@ -193,25 +198,24 @@ impl<'a> Line<'a> {
     #[inline]
     fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        digits(self.out, value, 1);
+        digits(self.out, value);
     }
 
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the parts of a number, one by one")]
     fn hex(&mut self, key: &'static str, value: u128) {
         self.key(key);
-        let mut text = [b'"'; 34];
-        for (slot, shift) in text.iter_mut().skip(1).take(32).zip((0..32).rev()) {
-            let nibble = (value >> (4 * shift) & 15) as u8;
-            *slot = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        for shift in [96, 64, 32, 0] {
+            self.out.extend_from_slice(&nibbles((value >> shift) as u32));
         }
-        self.out.extend_from_slice(&text);
+        self.out.push(b'"');
     }
 
+    #[inline]
     fn ip(&mut self, key: &'static str, ip: IpAddr) {
         match ip {
             IpAddr::V4(ip) => {
                 self.key(key);
-                self.out.push(b'"');
                 octets(self.out, ip);
                 self.out.push(b'"');
             }
@@ -219,14 +223,14 @@ impl<'a> Line<'a> {
         }
     }
 
+    #[inline]
     fn addr(&mut self, key: &'static str, addr: SocketAddr) {
         match addr {
             SocketAddr::V4(addr) => {
                 self.key(key);
-                self.out.push(b'"');
                 octets(self.out, *addr.ip());
                 self.out.push(b':');
-                digits(self.out, u64::from(addr.port()), 1);
+                digits(self.out, u64::from(addr.port()));
                 self.out.push(b'"');
             }
             SocketAddr::V6(addr) => self.show(key, addr),
@@ -243,22 +247,43 @@ impl<'a> Line<'a> {
     fn millis(&mut self, key: &'static str, value: Option<Duration>) {
         if let Some(value) = value {
             self.key(key);
-            digits(self.out, u64::try_from(value.as_millis()).unwrap_or(u64::MAX), 1);
-            self.out.push(b'.');
-            digits(self.out, u64::from(value.subsec_micros() % 1000), 3);
+            let micros = value.subsec_micros();
+            digits(self.out, value.as_secs().saturating_mul(1000).saturating_add(u64::from(micros / 1000)));
+            let [tens, ones] = pair(micros % 100);
+            self.out.extend_from_slice(&[b'.', pair(micros / 100 % 10)[1], tens, ones]);
         }
     }
 
     fn time(&mut self, time: SystemTime) {
-        self.key(key!("time"));
-        self.out.push(b'"');
-        self.out.extend_from_slice(&rfc3339(time));
+        self.key(text!("time"));
+        rfc3339(self.out, time);
         self.out.push(b'"');
     }
 }
 
-/// The number in decimal, with zeros in front up to `width`. A line has a dozen of them, and `core::fmt` is ten times as dear.
-fn digits(out: &mut Vec<u8>, mut value: u64, width: usize) {
+/// The two digits of a number below 100.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "digits are small")]
+fn pair(n: u32) -> [u8; 2] {
+    // A multiplication instead of a division, right for all of them.
+    let tens = (n * 103) >> 10;
+    [b'0' + tens as u8, b'0' + (n - tens * 10) as u8]
+}
+
+/// The number in decimal. A line has a dozen of them, and `core::fmt` is ten times as dear.
+#[inline]
+fn digits(out: &mut Vec<u8>, value: u64) {
+    let Ok(small @ 0..=9999) = u32::try_from(value) else { return many_digits(out, value) };
+    let ([a, b], [c, d]) = (pair(small / 100), pair(small % 100));
+    match small {
+        1000.. => out.extend_from_slice(&[a, b, c, d]),
+        100.. => out.extend_from_slice(&[b, c, d]),
+        10.. => out.extend_from_slice(&[c, d]),
+        _ => out.push(d),
+    }
+}
+
+fn many_digits(out: &mut Vec<u8>, mut value: u64) {
     let mut text = [b'0'; 20];
     let mut at = text.len();
     for slot in text.iter_mut().rev() {
@@ -269,30 +294,44 @@ fn digits(out: &mut Vec<u8>, mut value: u64, width: usize) {
             break;
         }
     }
-    out.extend_from_slice(text.get(at.min(text.len() - width)..).unwrap_or_default());
+    out.extend_from_slice(text.get(at..).unwrap_or_default());
 }
 
+/// Eight hex digits at once: each nibble moves into a byte of its own, and those above nine take the distance to the letters.
+#[inline]
+fn nibbles(value: u32) -> [u8; 8] {
+    let mut x = u64::from(value);
+    x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = (x + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (x + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "digits are small; the compiler makes the table")]
 fn octets(out: &mut Vec<u8>, ip: Ipv4Addr) {
-    // Fifteen characters at most, with a dot behind each number.
-    let mut text = [b'.'; 16];
-    let mut at = 0;
-    let mut put = |digit: u8| {
-        if let Some(slot) = text.get_mut(at) {
-            *slot = digit;
+    /// Each octet with a dot behind it.
+    const OCTETS: [[u8; 4]; 256] = {
+        let mut octets = [[b'.'; 4]; 256];
+        let mut n = 0;
+        while n < 256 {
+            let (hundreds, tens, ones) = (b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8);
+            octets[n] = match n {
+                100.. => [hundreds, tens, ones, b'.'],
+                10.. => [tens, ones, b'.', b'.'],
+                _ => [ones, b'.', b'.', b'.'],
+            };
+            n += 1;
         }
-        at += 1;
+        octets
     };
     for octet in ip.octets() {
-        if octet > 99 {
-            put(b'0' + octet / 100);
-        }
-        if octet > 9 {
-            put(b'0' + octet / 10 % 10);
-        }
-        put(b'0' + octet % 10);
-        put(b'.');
+        // All four bytes, which is one move, and then back over those that are too many.
+        let end = out.len() + 2 + usize::from(octet > 9) + usize::from(octet > 99);
+        out.extend_from_slice(OCTETS.get(usize::from(octet)).unwrap_or(&[b'.'; 4]));
+        out.truncate(end);
     }
-    out.extend_from_slice(text.get(..at.saturating_sub(1)).unwrap_or_default());
+    out.pop();
 }
 
 struct Escaped<'a>(&'a mut Vec<u8>);
@@ -305,10 +344,24 @@ impl fmt::Write for Escaped<'_> {
 }
 
 /// Escapes what JSON demands and whatever else could forge or hide part of a line in a terminal or viewer.
+#[expect(clippy::indexing_slicing, reason = "the compiler makes the table")]
 fn escape(text: &str, out: &mut Vec<u8>) {
-    // Counted, not searched: without an early way out the compiler looks at many bytes at once.
-    let special = text.bytes().filter(|b| !matches!(b, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)).count();
-    if special == 0 {
+    /// What stands for itself.
+    const PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut b = 0x20;
+        while b < 0x7f {
+            plain[b] = b != b'"' as usize && b != b'\\' as usize;
+            b += 1;
+        }
+        plain
+    };
+    let special = match text.as_bytes() {
+        short if short.len() < 24 => !short.iter().all(|b| PLAIN.get(usize::from(*b)).is_some_and(|plain| *plain)),
+        // Added up, not searched: without an early way out the compiler looks at many bytes at once.
+        long => long.iter().fold(0, |any, b| any | u8::from(!matches!(b, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e))) != 0,
+    };
+    if !special {
         out.extend_from_slice(text.as_bytes());
         return;
     }
@@ -331,12 +384,31 @@ fn escape(text: &str, out: &mut Vec<u8>) {
     }
 }
 
+thread_local! {
+    /// The last second that was written, up to the point: records come many a second.
+    static SECOND: Cell<(u64, [u8; 20])> = const { Cell::new((0, *b"1970-01-01T00:00:00.")) };
+}
+
 /// A moment as RFC 3339 in UTC with microseconds. Moments before 1970 show as 1970, those after 9999 lose their highest digits.
-fn rfc3339(time: SystemTime) -> [u8; 27] {
+fn rfc3339(out: &mut Vec<u8>, time: SystemTime) {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, rest) = (since.as_secs() / 86_400, (since.as_secs() % 86_400) as u32);
+    let (secs, micros) = (since.as_secs(), since.subsec_micros());
+    match SECOND.try_with(Cell::get) {
+        Ok((known, text)) if known == secs => out.extend_from_slice(&text),
+        _ => {
+            let text = second(secs);
+            let _ = SECOND.try_with(|known| known.set((secs, text)));
+            out.extend_from_slice(&text);
+        }
+    }
+    out.extend_from_slice([pair(micros / 10_000), pair(micros / 100 % 100), pair(micros % 100)].as_flattened());
+    out.push(b'Z');
+}
+
+fn second(secs: u64) -> [u8; 20] {
+    let (days, rest) = (secs / 86_400, (secs % 86_400) as u32);
     let (year, month, day) = civil(days);
-    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    let mut text = *b"0000-00-00T00:00:00.";
     let mut put = |from: usize, to: usize, mut value: u32| {
         for slot in text.iter_mut().take(to).skip(from).rev() {
             *slot = b'0' + (value % 10) as u8;
@@ -349,7 +421,6 @@ fn rfc3339(time: SystemTime) -> [u8; 27] {
     put(11, 13, rest / 3600);
     put(14, 16, rest / 60 % 60);
     put(17, 19, rest % 60);
-    put(20, 26, since.subsec_micros());
     text
 }
 
@@ -358,7 +429,9 @@ pub(super) struct Rfc3339(pub(super) SystemTime);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(std::str::from_utf8(&rfc3339(self.0)).unwrap_or_default())
+        let mut text = Vec::with_capacity(27);
+        rfc3339(&mut text, self.0);
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -393,15 +466,32 @@ mod tests {
 
     #[test]
     fn numbers() {
-        let write = |value, width| {
+        let write = |f: &dyn Fn(&mut Vec<u8>)| {
             let mut out = Vec::new();
-            digits(&mut out, value, width);
+            f(&mut out);
             String::from_utf8(out).unwrap()
         };
-        for value in [0, 9, 10, 255, 65_535, u64::MAX] {
-            assert_eq!(write(value, 1), value.to_string());
+        for value in [0, 9, 10, 99, 100, 255, 999, 1000, 9999, 10_000, 65_535, u64::MAX] {
+            assert_eq!(write(&|out| digits(out, value)), value.to_string());
         }
-        assert_eq!((write(7, 3), write(1234, 3)), ("007".into(), "1234".into()));
+        for value in [0, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, u128::MAX, 0x9a] {
+            assert_eq!(write(&|out| Line::begin(out).hex("", value)), format!("{value:032x}\""));
+        }
+        for value in 0..10_000 {
+            assert_eq!(write(&|out| digits(out, value)), value.to_string());
+        }
+        for ip in [[0, 9, 10, 99], [100, 255, 200, 1], [127, 0, 0, 1], [255, 255, 255, 255]] {
+            assert_eq!(write(&|out| octets(out, ip.into())), Ipv4Addr::from(ip).to_string());
+        }
+        for (micros, text) in [(0, "0.000"), (7, "0.007"), (1_023, "1.023"), (61_234_567, "61234.567")] {
+            assert_eq!(write(&|out| Line::begin(out).millis("", Some(Duration::from_micros(micros)))), text);
+        }
+        for (micros, text) in
+            [(1, "00.000001Z"), (59_123_456, "59.123456Z"), (1_000_000, "01.000000Z"), (1_999_999, "01.999999Z")]
+        {
+            let time = Rfc3339(SystemTime::UNIX_EPOCH + Duration::from_micros(micros)).to_string();
+            assert_eq!(time, format!("1970-01-01T00:00:{text}"));
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     fmt,
     fs::{File, OpenOptions},
     io::{self, Write},
@@ -23,13 +24,22 @@ use crate::{
 
 /// How long the writer waits for more before it writes. Waking a thread for each record would cost the request more than the
 /// record itself.
-const BATCH: Duration = Duration::from_millis(5);
+const BATCH: Duration = Duration::from_millis(20);
 /// How many empty looks before the writer goes to sleep until it is woken.
-const PATIENCE: u32 = 20;
+const PATIENCE: u32 = 3;
+/// Room that a record may take in the queue, on the average.
+const BYTES_PER_RECORD: usize = 1024;
+/// A buffer that has grown beyond this is given back.
+const KEPT: usize = 256 * 1024;
 
-/// Writes records as JSON lines from a thread of its own. [`AuditSink::record`] only puts the record into a bounded queue; when
-/// the queue is full, because the disk or the pipe is slower than the traffic, records are dropped and counted, and a line in
-/// the output says so.
+thread_local! {
+    /// Where this thread writes its lines: the queue is then locked for a copy, not for the writing.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Writes records as JSON lines. [`AuditSink::record`] puts the line into a bounded queue, which a thread of its own writes out
+/// every 20 ms, or sooner when it is half full. When the queue is full, because the disk or the pipe is slower than the traffic,
+/// records are dropped and counted, and a line in the output says so.
 ///
 /// Any [`Write`] will do, such as a rolling file of `tracing-appender`. [`JsonLinesBuilder::file`] appends to a path, and
 /// [`Self::reopen`] opens it again after a tool like `logrotate` has moved it (the server does that on SIGHUP).
@@ -58,7 +68,7 @@ impl JsonLinesBuilder {
         self
     }
 
-    /// How many records may wait to be written. Default 16,384 (a few MiB).
+    /// How many records may wait to be written, with a KiB for each on the average. Default 16,384 (16 MiB at most).
     pub fn bound(mut self, n: usize) -> Self {
         self.bound = n.max(1);
         self
@@ -83,20 +93,10 @@ impl JsonLinesBuilder {
     }
 
     fn start(self, output: Output, path: Option<PathBuf>) -> io::Result<JsonLinesSink> {
-        let queue = Arc::new(Queue {
-            records: Mutex::new(Vec::new()),
-            bound: self.bound,
-            dropped: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            asleep: AtomicBool::new(false),
-            reopen: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            written: Mutex::new(Progress::default()),
-            progress: Condvar::new(),
-        });
-        let writer = Writer { queue: Arc::clone(&queue), output, path, format: self.format, reported: 0 };
+        let queue = Arc::new(Queue::new(self.bound));
+        let writer = Writer { queue: Arc::clone(&queue), output, path, reported: 0 };
         let thread = thread::Builder::new().name("audit".into()).spawn(move || writer.run())?;
-        Ok(JsonLinesSink(Arc::new(Handle { queue, thread: thread.thread().clone() })))
+        Ok(JsonLinesSink(Arc::new(Handle { queue, format: self.format, thread: thread.thread().clone() })))
     }
 }
 
@@ -133,20 +133,25 @@ impl JsonLinesSink {
 }
 
 impl AuditSink for JsonLinesSink {
-    fn record(&self, record: Record) {
+    fn record(&self, record: &Record) {
         let queue = &self.0.queue;
-        {
-            let mut records = queue.records.lock().unwrap_or_else(PoisonError::into_inner);
-            if records.len() >= queue.bound {
-                drop(records);
-                queue.dropped.fetch_add(1, Relaxed);
-                return;
+        // Looked at first, so that a flood into a full queue does not write lines for nothing.
+        let full = queue.full.load(Relaxed) || {
+            let mut line = LINE.try_with(Cell::take).unwrap_or_default();
+            line.clear();
+            self.0.format.write(record, &mut line);
+            let put = queue.put(&line);
+            if line.capacity() <= KEPT {
+                let _ = LINE.try_with(|kept| kept.set(line));
             }
-            records.push(record);
-        }
-        // Asleep is only true when the queue was empty for a while, so this costs a wake-up per quiet period.
-        if queue.asleep.load(Acquire) && queue.asleep.swap(false, AcqRel) {
-            self.0.thread.unpark();
+            // Asleep is only true when the queue was empty for a while, so this costs a wake-up per quiet period.
+            if put == Put::HalfFull || queue.asleep.load(Acquire) && queue.asleep.swap(false, AcqRel) {
+                self.0.thread.unpark();
+            }
+            put == Put::Full
+        };
+        if full {
+            queue.dropped.fetch_add(1, Relaxed);
         }
     }
 
@@ -169,6 +174,7 @@ impl fmt::Debug for JsonLinesSink {
 
 struct Handle {
     queue: Arc<Queue>,
+    format: JsonFormat,
     thread: Thread,
 }
 
@@ -195,8 +201,12 @@ impl Drop for Handle {
 }
 
 struct Queue {
-    records: Mutex<Vec<Record>>,
-    bound: usize,
+    lines: Mutex<Lines>,
+    /// The most that may wait.
+    records: usize,
+    bytes: usize,
+    /// Whether something has been refused since the writer took the last batch.
+    full: AtomicBool,
     dropped: AtomicU64,
     failed: AtomicU64,
     asleep: AtomicBool,
@@ -204,6 +214,61 @@ struct Queue {
     stop: AtomicBool,
     written: Mutex<Progress>,
     progress: Condvar,
+}
+
+/// Lines that wait to be written.
+#[derive(Debug, Default)]
+struct Lines {
+    text: Vec<u8>,
+    records: usize,
+}
+
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    Queued,
+    /// Queued, and the writer had better not wait for more; said once a batch.
+    HalfFull,
+    Full,
+}
+
+impl Queue {
+    fn new(bound: usize) -> Self {
+        Self {
+            lines: Mutex::default(),
+            records: bound,
+            bytes: bound.saturating_mul(BYTES_PER_RECORD),
+            full: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            written: Mutex::default(),
+            progress: Condvar::new(),
+        }
+    }
+
+    fn put(&self, line: &[u8]) -> Put {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.records >= self.records || lines.text.len() >= self.bytes {
+            self.full.store(true, Relaxed);
+            return Put::Full;
+        }
+        let half = |lines: &Lines| lines.records >= self.records.div_ceil(2) || lines.text.len() >= self.bytes.div_ceil(2);
+        let was_half = half(&lines);
+        lines.text.extend_from_slice(line);
+        lines.records += 1;
+        if half(&lines) && !was_half { Put::HalfFull } else { Put::Queued }
+    }
+
+    /// Takes what waits into `text`, which is empty, and leaves its room in exchange.
+    fn take(&self, text: &mut Vec<u8>) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::swap(text, &mut lines.text);
+        lines.records = 0;
+        self.full.store(false, Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -234,27 +299,23 @@ struct Writer {
     queue: Arc<Queue>,
     output: Output,
     path: Option<PathBuf>,
-    format: JsonFormat,
     reported: u64,
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut batch = Vec::new();
         let mut text = Vec::new();
         let mut idle = 0;
         loop {
             // Read before the queue is emptied: what was recorded before the question is then written with this batch.
             let wanted = self.queue.written.lock().unwrap_or_else(PoisonError::into_inner).wanted;
             let stop = self.queue.stop.load(Acquire);
-            mem::swap(&mut batch, &mut *self.queue.records.lock().unwrap_or_else(PoisonError::into_inner));
-            idle = if batch.is_empty() { idle + 1 } else { 0 };
-            self.write(&mut batch, &mut text);
-            {
-                let mut progress = self.queue.written.lock().unwrap_or_else(PoisonError::into_inner);
-                progress.done = wanted;
-                self.queue.progress.notify_all();
-            }
+            // Read before, too: the place of these is behind the lines that were queued when they came.
+            let dropped = self.queue.dropped.load(Relaxed);
+            self.queue.take(&mut text);
+            idle = if text.is_empty() { idle + 1 } else { 0 };
+            self.write(&mut text, dropped);
+            self.report(wanted);
             if stop {
                 return;
             }
@@ -263,7 +324,7 @@ impl Writer {
                 continue;
             }
             self.queue.asleep.store(true, Release);
-            let empty = self.queue.records.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+            let empty = self.queue.lines.lock().unwrap_or_else(PoisonError::into_inner).text.is_empty();
             if empty && !self.queue.stop.load(Acquire) && !self.queue.reopen.load(Acquire) {
                 thread::park();
             }
@@ -271,20 +332,22 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, batch: &mut Vec<Record>, text: &mut Vec<u8>) {
+    /// Says up to which question everything is written.
+    fn report(&self, wanted: u64) {
+        let mut progress = self.queue.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if progress.done != wanted {
+            progress.done = wanted;
+            self.queue.progress.notify_all();
+        }
+    }
+
+    fn write(&mut self, text: &mut Vec<u8>, dropped: u64) {
         if self.queue.reopen.swap(false, AcqRel)
             && let Some(path) = &self.path
         {
             match append(path) {
                 Ok(file) => self.output = Output::File(file),
                 Err(error) => tracing::error!(%error, "the audit file could not be opened again; the old one stays in use"),
-            }
-        }
-        let dropped = self.queue.dropped.load(Relaxed);
-        for record in batch.drain(..) {
-            self.format.write(&record, text);
-            if text.len() >= 256 * 1024 {
-                self.put(text);
             }
         }
         if dropped > self.reported {
@@ -304,5 +367,31 @@ impl Writer {
             tracing::error!(%error, "audit records could not be written");
         }
         text.clear();
+        text.shrink_to(KEPT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_bounded_in_records_and_in_bytes() {
+        use Put::{Full, HalfFull, Queued};
+        let mut text = Vec::new();
+        let queue = Queue::new(5);
+        for _ in 0..2 {
+            let put: Vec<Put> = (0..7).map(|_| queue.put(b"line\n")).collect();
+            assert_eq!(put, [Queued, Queued, HalfFull, Queued, Queued, Full, Full]);
+            assert!(queue.full.load(Relaxed));
+            queue.take(&mut text);
+            assert_eq!(text, b"line\n".repeat(5));
+            assert!(!queue.full.load(Relaxed));
+            text.clear();
+        }
+        // A line of any length fits into an empty queue, or it would never be written.
+        let long = vec![b'x'; 10 * BYTES_PER_RECORD];
+        assert_eq!([queue.put(&long), queue.put(b"line\n")], [HalfFull, Full]);
+        assert_eq!([Queue::new(1).put(b"line\n"), Queue::new(4).put(b"line\n")], [HalfFull, Queued]);
     }
 }

@@ -78,15 +78,11 @@ pub(super) struct Shared<T, C> {
 }
 
 impl<T, C: Clock> Shared<T, C> {
-    /// An open record: its id and its arrival. The calendar time is derived, so that one clock is read and not two.
-    pub(super) fn open(&self) -> Record {
-        let arrived = self.clock.monotonic();
-        Record {
-            started: Some(self.offset.wall(&self.clock, arrived)),
-            arrived,
-            request_id: self.ids.next(),
-            ..Record::default()
-        }
+    /// Opens a record: its id and its arrival. The calendar time is derived, so that one clock is read and not two.
+    pub(super) fn open(&self, record: &mut Record) {
+        record.arrived = self.clock.monotonic();
+        record.started = Some(self.offset.wall(&self.clock, record.arrived));
+        record.request_id = self.ids.next();
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -95,7 +91,7 @@ impl<T, C: Clock> Shared<T, C> {
 }
 
 impl<T: AuditSink, C: Clock> CloseRecord for Shared<T, C> {
-    fn close(&self, mut record: Record) {
+    fn close(&self, record: &mut Record) {
         self.closed.fetch_add(1, Relaxed);
         if record.duration.is_none() {
             record.duration = Some(self.now().saturating_sub(record.arrived));

@@ -113,7 +113,7 @@ impl MetricsSink {
         }
     }
 
-    /// Counts each record and passes it on, without the copy that a pair of sinks needs.
+    /// Counts each record and passes it on.
     #[must_use]
     pub fn then<S: AuditSink>(self: Arc<Self>, next: S) -> Metered<S> {
         Metered { metrics: self, next }
@@ -155,8 +155,8 @@ pub struct Metered<S> {
 }
 
 impl<S: AuditSink> AuditSink for Metered<S> {
-    fn record(&self, record: Record) {
-        self.metrics.observe(&record);
+    fn record(&self, record: &Record) {
+        self.metrics.observe(record);
         self.next.record(record);
     }
 
@@ -166,8 +166,8 @@ impl<S: AuditSink> AuditSink for Metered<S> {
 }
 
 impl AuditSink for MetricsSink {
-    fn record(&self, record: Record) {
-        self.observe(&record);
+    fn record(&self, record: &Record) {
+        self.observe(record);
     }
 }
 

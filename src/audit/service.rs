@@ -55,16 +55,19 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let mut record = self.shared.open();
-        record.method = Some(request.method().clone());
-        record.path = request.uri().path_and_query().cloned();
         let connect = request.method() == Method::CONNECT;
         let head = request.method() == Method::HEAD;
         let with_body = !request.body().is_end_stream();
+        let (method, path) = (request.method().clone(), request.uri().path_and_query().cloned());
         let context = RequestContext::of_mut(request.extensions_mut());
-        // Until a layer knows better, the client is the other end of the connection.
-        record.client = context.connection().map(|c| ClientAddr::new(c.peer().ip().to_canonical(), c.peer(), false));
-        let handle = RecordHandle::closing(record, Arc::clone(&self.shared) as Arc<dyn CloseRecord>);
+        let connection = context.connection();
+        let handle = RecordHandle::closing_filled(Arc::clone(&self.shared) as Arc<dyn CloseRecord>, |record| {
+            self.shared.open(record);
+            record.method = Some(method);
+            record.path = path;
+            // Until a layer knows better, the client is the other end of the connection.
+            record.client = connection.map(|c| ClientAddr::new(c.peer().ip().to_canonical(), c.peer(), false));
+        });
         context.set_record(handle.clone());
         let count = with_body.then(|| handle.clone());
         let future = self.inner.call(request.map(|body| AuditRequestBody::new(body, count)));

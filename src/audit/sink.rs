@@ -5,8 +5,8 @@ use crate::context::Record;
 
 /// Where audit records go.
 pub trait AuditSink: Send + Sync + 'static {
-    /// Takes a complete record. It is called in the task that ended the request and must not block.
-    fn record(&self, record: Record);
+    /// Sees a complete record. It is called in the task that ended the request and must not block; what it keeps, it copies.
+    fn record(&self, record: &Record);
 
     /// How many records were lost so far because the sink could not keep up.
     fn dropped(&self) -> u64 {
@@ -15,7 +15,7 @@ pub trait AuditSink: Send + Sync + 'static {
 }
 
 impl<T: AuditSink + ?Sized> AuditSink for Arc<T> {
-    fn record(&self, record: Record) {
+    fn record(&self, record: &Record) {
         (**self).record(record);
     }
 
@@ -25,7 +25,7 @@ impl<T: AuditSink + ?Sized> AuditSink for Arc<T> {
 }
 
 impl<T: AuditSink + ?Sized> AuditSink for Box<T> {
-    fn record(&self, record: Record) {
+    fn record(&self, record: &Record) {
         (**self).record(record);
     }
 
@@ -34,10 +34,10 @@ impl<T: AuditSink + ?Sized> AuditSink for Box<T> {
     }
 }
 
-/// Two sinks; the first one gets a clone.
+/// Two sinks, one after the other.
 impl<A: AuditSink, B: AuditSink> AuditSink for (A, B) {
-    fn record(&self, record: Record) {
-        self.0.record(record.clone());
+    fn record(&self, record: &Record) {
+        self.0.record(record);
         self.1.record(record);
     }
 
@@ -47,7 +47,7 @@ impl<A: AuditSink, B: AuditSink> AuditSink for (A, B) {
 }
 
 impl<A: AuditSink> AuditSink for Option<A> {
-    fn record(&self, record: Record) {
+    fn record(&self, record: &Record) {
         if let Some(sink) = self {
             sink.record(record);
         }
@@ -60,7 +60,7 @@ impl<A: AuditSink> AuditSink for Option<A> {
 
 /// Records into nothing.
 impl AuditSink for () {
-    fn record(&self, _: Record) {}
+    fn record(&self, _: &Record) {}
 }
 
 /// Records as `tracing` events at level INFO under the target `portcullis::audit`: the JSON line in the field `record`. The
@@ -79,12 +79,12 @@ impl TracingSink {
 }
 
 impl AuditSink for TracingSink {
-    fn record(&self, record: Record) {
+    fn record(&self, record: &Record) {
         if !tracing::enabled!(target: "portcullis::audit", tracing::Level::INFO) {
             return;
         }
         let mut line = Vec::with_capacity(512);
-        self.format.write(&record, &mut line);
+        self.format.write(record, &mut line);
         let text = String::from_utf8_lossy(&line);
         tracing::info!(target: "portcullis::audit", record = %text.trim_end());
     }

@@ -28,18 +28,34 @@ pub(super) enum Verdict {
 /// Longest list of fields that a preflight may name, in bytes.
 const MAX_FIELDS: usize = 8 * 1024;
 
+/// The `Host` of earlier requests, byte for byte, that was found to be valid and on the list: the rules never change, so it is both
+/// again. Most connections name one and the same all their life.
+#[derive(Clone, Default)]
+pub(super) struct Served(Option<Box<[u8]>>);
+
 impl Rules {
-    pub(super) fn decide<B>(&self, request: &Request<B>) -> Result<Verdict, Rejection> {
-        let host = host(request)?;
+    pub(super) fn decide<B>(&self, request: &Request<B>, served: &mut Served) -> Result<Verdict, Rejection> {
+        let fields = Fields::of(request.headers());
+        let head = RequestHead { method: request.method(), uri: request.uri(), headers: request.headers() };
+        let alone = fields.hosts == 1 && request.uri().authority().is_none() && !is_forward_form(request);
+        let only = fields.host.filter(|_| alone).map(HeaderValue::as_bytes);
+        if only.is_some() && only == served.0.as_deref() && fields.origin.is_none() {
+            return Ok(Verdict::Pass(Marks { origin: None, sandbox: self.sandboxes(head) }));
+        }
+        let host = host(request, &fields)?;
         if is_forward_form(request) {
             return Ok(Verdict::Leave);
         }
-        let head = RequestHead { method: request.method(), uri: request.uri(), headers: request.headers() };
         let exempt = self.any_host || self.exempt.as_ref().is_some_and(|rule| rule(head));
-        if !exempt && !host.as_ref().is_some_and(|h| self.serves(h)) {
-            return Err(Rejection::new(RejectionKind::Misdirected));
+        if !exempt {
+            if !host.as_ref().is_some_and(|h| self.serves(h)) {
+                return Err(Rejection::new(RejectionKind::Misdirected));
+            }
+            if served.0.is_none() {
+                served.0 = only.map(Box::from);
+            }
         }
-        let listed = match self.origin(request.headers(), host.as_ref())? {
+        let listed = match self.origin(&fields, host.as_ref())? {
             Origin::Listed(origin) => Some(origin),
             Origin::None | Origin::Same => None,
         };
@@ -48,25 +64,52 @@ impl Rules {
             let fields = requested_fields(request.headers())?;
             return Ok(Verdict::Preflight { origin: origin.clone(), fields, private_network });
         }
-        let sandbox = self.proxied.as_ref().is_none_or(|rule| rule(head));
-        Ok(Verdict::Pass(Marks { origin: listed, sandbox }))
+        Ok(Verdict::Pass(Marks { origin: listed, sandbox: self.sandboxes(head) }))
     }
 
-    fn serves(&self, host: &HostPort) -> bool {
+    fn sandboxes(&self, head: RequestHead<'_>) -> bool {
+        self.proxied.as_ref().is_none_or(|rule| rule(head))
+    }
+
+    fn serves(&self, host: &HostPort<'_>) -> bool {
         self.loopback && host.is_loopback() || self.hosts.iter().any(|entry| host.is_covered_by(entry))
     }
 
-    fn origin(&self, headers: &HeaderMap, host: Option<&HostPort>) -> Result<Origin, Rejection> {
-        let mut values = headers.get_all(header::ORIGIN).iter();
-        let Some(origin) = values.next() else { return Ok(Origin::None) };
+    fn origin(&self, fields: &Fields<'_>, host: Option<&HostPort<'_>>) -> Result<Origin, Rejection> {
+        let Some(origin) = fields.origin else { return Ok(Origin::None) };
         let denied = || Rejection::new(RejectionKind::OriginDenied);
-        if values.next().is_some() {
+        if fields.origins > 1 {
             return Err(denied());
         }
         if self.origins.contains(origin) {
             return Ok(Origin::Listed(origin.clone()));
         }
         if host.is_some_and(|host| is_same(origin, host)) { Ok(Origin::Same) } else { Err(denied()) }
+    }
+}
+
+/// The fields that decide, found in one walk: each look-up by name would hash it.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
+    origin: Option<&'a HeaderValue>,
+    origins: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            if *name == header::HOST {
+                fields.host = Some(value);
+                fields.hosts += 1;
+            } else if *name == header::ORIGIN {
+                fields.origin = Some(value);
+                fields.origins += 1;
+            }
+        }
+        fields
     }
 }
 
@@ -78,7 +121,7 @@ enum Origin {
 
 /// Whether a page of `origin` was served by the host that it asks now. Behind a TLS server the scheme cannot be seen here, but two
 /// schemes never share a port.
-fn is_same(origin: &HeaderValue, host: &HostPort) -> bool {
+fn is_same(origin: &HeaderValue, host: &HostPort<'_>) -> bool {
     let Some((scheme, authority)) = origin.to_str().ok().and_then(|t| t.split_once("://")) else { return false };
     let own_port = match scheme {
         "http" => 80,
@@ -90,17 +133,15 @@ fn is_same(origin: &HeaderValue, host: &HostPort) -> bool {
 }
 
 /// The host that is asked for: `None` only where HTTP/1.0 leaves it out.
-fn host<B>(request: &Request<B>) -> Result<Option<HostPort>, Rejection> {
+fn host<'a, B>(request: &'a Request<B>, fields: &Fields<'a>) -> Result<Option<HostPort<'a>>, Rejection> {
     let malformed = |why: &'static str| {
         Rejection::new(RejectionKind::MalformedRequest).with_reason("invalid_host").with_public_detail(Cow::Borrowed(why))
     };
-    let mut values = request.headers().get_all(header::HOST).iter();
-    let (first, second) = (values.next(), values.next());
-    if second.is_some() {
+    if fields.hosts > 1 {
         return Err(malformed("more than one Host field"));
     }
-    let parse = |text: &str| HostPort::parse(text).ok_or_else(|| malformed("the Host field is not valid"));
-    let field = match first {
+    let parse = |text: &'a str| HostPort::parse(text).ok_or_else(|| malformed("the Host field is not valid"));
+    let field = match fields.host {
         Some(value) => Some(value.to_str().map_err(|_| malformed("the Host field is not valid")).and_then(parse)?),
         None => None,
     };

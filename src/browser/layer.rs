@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tower_layer::Layer;
 
-use super::{Browser, host::HostPort};
+use super::{Browser, decide::Served, host::HostPort};
 use crate::ConfigError;
 
 /// What a rule of the operator's may look at.
@@ -31,7 +31,7 @@ pub struct BrowserLayer {
 /// What the service reads; shared by its clones.
 #[derive(Clone)]
 pub(super) struct Rules {
-    pub(super) hosts: Vec<HostPort>,
+    pub(super) hosts: Vec<HostPort<'static>>,
     pub(super) any_host: bool,
     pub(super) loopback: bool,
     pub(super) origins: Vec<HeaderValue>,
@@ -67,8 +67,9 @@ impl BrowserLayer {
     /// If an entry is no host.
     pub fn allow_hosts<'a>(mut self, hosts: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
         for text in hosts {
-            let host = HostPort::parse(text).filter(|h| !h.host.contains(['*', '%', ',']));
-            self.rules.hosts.push(host.ok_or_else(|| ConfigError::new(text, "not a host, with or without a port"))?);
+            let host = HostPort::parse(text).filter(|_| !text.contains(['*', '%', ',']));
+            let host = host.ok_or_else(|| ConfigError::new(text, "not a host, with or without a port"))?;
+            self.rules.hosts.push(host.into_owned());
         }
         Ok(self)
     }
@@ -156,7 +157,7 @@ impl<S> Layer<S> for BrowserLayer {
     type Service = Browser<S>;
 
     fn layer(&self, inner: S) -> Browser<S> {
-        Browser { inner, rules: Arc::new(self.rules.clone()) }
+        Browser { inner, rules: Arc::new(self.rules.clone()), served: Served::default() }
     }
 }
 

@@ -24,6 +24,9 @@ const CORS: [HeaderName; 7] = [
     PRIVATE_NETWORK,
 ];
 
+/// What all of them begin with.
+const PREFIX: &str = "access-control-";
+
 /// What a response has to say.
 #[derive(Debug)]
 pub(super) struct Marks {
@@ -35,8 +38,17 @@ pub(super) struct Marks {
 
 /// Marks a response on its way to the client.
 pub(super) fn mark(headers: &mut HeaderMap, marks: Marks, rules: &Arc<Rules>) {
-    // One look at what is there: as a rule nothing is, and seven removals cost seven hashes.
-    if headers.keys().any(|name| name.as_str().starts_with("access-control-")) {
+    // One look at what is there: as a rule nothing is, and each look-up by name costs a hash.
+    let (mut cors, mut varies) = (false, false);
+    for name in headers.keys() {
+        if *name == header::VARY {
+            varies = headers.get_all(header::VARY).iter().any(is_by_origin);
+        } else {
+            let name = name.as_str();
+            cors |= name.len() > PREFIX.len() && name.starts_with(PREFIX);
+        }
+    }
+    if cors {
         for name in CORS {
             headers.remove(name);
         }
@@ -45,7 +57,9 @@ pub(super) fn mark(headers: &mut HeaderMap, marks: Marks, rules: &Arc<Rules>) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, rules.exposed.clone());
     }
-    vary_by_origin(headers);
+    if !varies {
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
     if marks.sandbox {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // Beside the target's own: a browser holds a page to all of them.
@@ -53,11 +67,9 @@ pub(super) fn mark(headers: &mut HeaderMap, marks: Marks, rules: &Arc<Rules>) {
     }
 }
 
-fn vary_by_origin(headers: &mut HeaderMap) {
+fn is_by_origin(vary: &HeaderValue) -> bool {
     let says = |name: &[u8]| name.trim_ascii() == b"*" || name.trim_ascii().eq_ignore_ascii_case(b"origin");
-    if !headers.get_all(header::VARY).iter().any(|v| v.as_bytes().split(|b| *b == b',').any(says)) {
-        headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    }
+    vary.as_bytes().split(|b| *b == b',').any(says)
 }
 
 /// The answer to a preflight of a listed origin.

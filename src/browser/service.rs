@@ -9,7 +9,12 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{ResponseFuture, decide::Verdict, layer::Rules, respond};
+use super::{
+    ResponseFuture,
+    decide::{Served, Verdict},
+    layer::Rules,
+    respond,
+};
 use crate::{body::ResponseBody, reply};
 
 /// The service that [`BrowserLayer`](super::BrowserLayer) makes.
@@ -17,6 +22,7 @@ use crate::{body::ResponseBody, reply};
 pub struct Browser<S> {
     pub(super) inner: S,
     pub(super) rules: Arc<Rules>,
+    pub(super) served: Served,
 }
 
 impl<S, B, R> Service<Request<B>> for Browser<S>
@@ -32,7 +38,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (reply, marks) = match self.rules.decide(&request) {
+        let (reply, marks) = match self.rules.decide(&request, &mut self.served) {
             Ok(Verdict::Pass(marks)) => {
                 (reply::ResponseFuture::inner(self.inner.call(request)), Some((marks, Arc::clone(&self.rules))))
             }

@@ -37,6 +37,37 @@ fn get(path: &str, host: &str) -> Builder {
 }
 
 #[tokio::test]
+async fn a_host_that_was_good_vouches_for_no_other_request() {
+    use tower::Service as _;
+    let probe = Probe::default();
+    let mut service = layer().layer(probe.handle());
+    let good = || get("/", "proxy.example.com");
+    let h2 = |host: &str| Request::get(format!("https://{host}/")).version(Version::HTTP_2);
+    for (request, want) in [
+        (get("/health", "evil.example"), 200),
+        (get("/", "evil.example"), 421),
+        (good(), 200),
+        (good(), 200),
+        (get("/", "evil.example"), 421),
+        (get("/", "proxy.example.com:x"), 400),
+        (good().header("host", "proxy.example.com"), 400),
+        (good().header("host", "evil.example"), 400),
+        (Request::get("/"), 400),
+        (good().header("origin", "https://evil.example"), 403),
+        (good().header("origin", "https://proxy.example.com"), 200),
+        (good().header("origin", APP), 200),
+        (h2("evil.example"), 421),
+        (h2("evil.example").header("host", "proxy.example.com"), 400),
+        (good(), 200),
+    ] {
+        let request = request.body(()).unwrap();
+        let told = format!("{request:?}");
+        let ready = tower::ServiceExt::<Request<()>>::ready(&mut service).await.unwrap();
+        assert_eq!(ready.call(request).await.unwrap().status().as_u16(), want, "{told}");
+    }
+}
+
+#[tokio::test]
 async fn hosts_are_asked_of_the_list() {
     for (host, want) in [
         ("proxy.example.com", 200),

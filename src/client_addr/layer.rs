@@ -42,7 +42,7 @@ impl ClientAddrLayer {
     ///
     /// # Errors
     /// If an entry is not a network in CIDR notation or an address.
-    pub fn trust<'a>(mut self, networks: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
+    pub fn trust<S: AsRef<str>>(mut self, networks: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         self.trusted = Arc::new(Networks::parse(networks)?);
         Ok(self)
     }

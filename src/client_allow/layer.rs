@@ -17,7 +17,7 @@ impl ClientNetworks {
     ///
     /// # Errors
     /// If an entry is not a network in CIDR notation or an address.
-    pub fn new<'a>(networks: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
+    pub fn new<S: AsRef<str>>(networks: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         let list = Self::default();
         list.replace(networks)?;
         Ok(list)
@@ -27,7 +27,7 @@ impl ClientNetworks {
     ///
     /// # Errors
     /// As [`Self::new`]; the old list then stays.
-    pub fn replace<'a>(&self, networks: impl IntoIterator<Item = &'a str>) -> Result<(), ConfigError> {
+    pub fn replace<S: AsRef<str>>(&self, networks: impl IntoIterator<Item = S>) -> Result<(), ConfigError> {
         self.0.store(Arc::new(Networks::parse(networks)?));
         Ok(())
     }

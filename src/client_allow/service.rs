@@ -2,13 +2,13 @@
 
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use tower_service::Service;
 
 use super::{ClientNetworks, ResponseFuture};
 use crate::{
     body::ResponseBody,
-    context::{ClientAddr, RequestContext},
+    context::RequestContext,
     forwarded::Networks,
     rejection::{Rejection, RejectionKind},
 };
@@ -20,11 +20,11 @@ pub struct ClientAllow<S> {
     pub(super) networks: ClientNetworks,
 }
 
-fn decide(networks: &Networks, client: Option<&ClientAddr>) -> Result<(), Rejection> {
+fn decide(networks: &Networks, extensions: &Extensions) -> Result<(), Rejection> {
     if networks.is_empty() {
         return Ok(());
     }
-    match client {
+    match RequestContext::of(extensions).and_then(RequestContext::client) {
         Some(client) if networks.contains(client.ip()) => Ok(()),
         Some(_) => Err(Rejection::new(RejectionKind::ClientDenied)),
         None => Err(Rejection::new(RejectionKind::Misconfigured).with_reason("no_client_address")),
@@ -44,8 +44,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let client = RequestContext::of(request.extensions()).and_then(RequestContext::client);
-        match decide(&self.networks.now(), client) {
+        match decide(&self.networks.now(), request.extensions()) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
             Err(rejection) => ResponseFuture::refused(rejection),
         }
@@ -58,7 +57,7 @@ mod tests {
     use tower_layer::Layer as _;
 
     use super::*;
-    use crate::{client_allow::ClientAllowLayer, reply::probe::Probe};
+    use crate::{client_allow::ClientAllowLayer, context::ClientAddr, reply::probe::Probe};
 
     async fn send(networks: &ClientNetworks, client: Option<&str>) -> (u16, bool) {
         let probe = Probe::default();
@@ -74,7 +73,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_networks_on_the_list_get_through() {
-        let networks = ClientNetworks::new([]).unwrap();
+        let networks = ClientNetworks::new([""; 0]).unwrap();
         assert_eq!(send(&networks, Some("192.0.2.1")).await, (200, true));
         assert_eq!(send(&networks, None).await, (200, true));
         networks.replace(["10.0.0.0/8", "fd00::/8"]).unwrap();

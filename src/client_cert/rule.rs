@@ -1,7 +1,7 @@
 //! Rules from names to principals.
 
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
-use tokio_rustls::rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
 use crate::{

@@ -179,9 +179,9 @@ pub struct GuardedConnectorBuilder {
     connect_timeout: Option<Duration>,
     dns_timeout: Option<Duration>,
     #[cfg(feature = "tls")]
-    roots: Vec<tokio_rustls::rustls::pki_types::CertificateDer<'static>>,
+    roots: Vec<rustls::pki_types::CertificateDer<'static>>,
     #[cfg(feature = "tls")]
-    tls: Option<tokio_rustls::rustls::ClientConfig>,
+    tls: Option<rustls::ClientConfig>,
 }
 
 /// The default of both deadlines.
@@ -221,10 +221,7 @@ impl GuardedConnectorBuilder {
     /// Trusts these authorities besides the public ones.
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn extra_roots(
-        mut self,
-        roots: impl IntoIterator<Item = tokio_rustls::rustls::pki_types::CertificateDer<'static>>,
-    ) -> Self {
+    pub fn extra_roots(mut self, roots: impl IntoIterator<Item = rustls::pki_types::CertificateDer<'static>>) -> Self {
         self.roots.extend(roots);
         self
     }
@@ -232,7 +229,7 @@ impl GuardedConnectorBuilder {
     /// Replaces the TLS configuration, roots included. ALPN is set by the connector.
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls_config(mut self, config: tokio_rustls::rustls::ClientConfig) -> Self {
+    pub fn tls_config(mut self, config: rustls::ClientConfig) -> Self {
         self.tls = Some(config);
         self
     }

@@ -1,4 +1,4 @@
-//! F3: the guarded connector, the authority of the egress guard: the addresses that were judged are the addresses dialled.
+//! The guarded connector, the authority of the egress guard: the addresses that were judged are the addresses dialled.
 //!
 //! Rules:
 //! 1. Without an [`EgressPermit`](crate::egress::EgressPermit) there is no connection.

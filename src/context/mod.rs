@@ -1,4 +1,4 @@
-//! F1: what the layers tell each other about one request, in a single extension.
+//! What the layers tell each other about one request, in a single extension.
 //!
 //! `http::Extensions` allocates for every entry, so the layers share one entry instead of adding one each. A layer finds what an
 //! outer layer has written with [`RequestContext::of`]; what is missing there is a refusal, never a pass.
@@ -63,8 +63,8 @@ pub struct McpCall {
     pub method: Option<McpText>,
     /// The tool, prompt or resource that is asked for.
     pub name: Option<McpText>,
-    /// The request's id, of whatever JSON type.
-    pub id: Option<serde_json::Value>,
+    /// The request's id, of whatever JSON type; refusals are answered with it.
+    pub(crate) id: Option<serde_json::Value>,
 }
 
 /// When a response has to be at its end, in the extensions of a response that has such a moment: from `TotalTimeoutLayer`, for
@@ -102,16 +102,11 @@ pub struct RequestContext {
 }
 
 macro_rules! field {
-    ($get:ident $take:ident $set:ident $field:ident: $ty:ty, $doc:literal) => {
+    ($field:ident $set:ident: $ty:ty, $doc:literal) => {
         #[doc = $doc]
         #[must_use]
-        pub fn $get(&self) -> Option<&$ty> {
+        pub fn $field(&self) -> Option<&$ty> {
             self.$field.as_ref()
-        }
-
-        #[doc = concat!("Takes: ", $doc)]
-        pub fn $take(&mut self) -> Option<$ty> {
-            self.$field.take()
         }
 
         #[doc = concat!("Sets: ", $doc)]
@@ -134,18 +129,28 @@ impl RequestContext {
         extensions.get_or_insert_default::<Self>()
     }
 
-    field!(connection take_connection set_connection connection: ConnectionInfo, "the connection it came by, from `serve`.");
-    field!(client take_client set_client client: ClientAddr, "the client's address, from `ClientAddrLayer`.");
-    field!(principal take_principal set_principal principal: Principal, "who is asking, from `ProxyTokenLayer` or a client certificate.");
-    field!(target take_target set_target target: Target, "the parsed target, from `TargetLayer`.");
-    field!(permit take_permit set_permit permit: EgressPermit, "the permit to dial, from `SsrfGuardLayer`.");
-    field!(rate_limit take_rate_limit set_rate_limit rate_limit: RateLimitState, "what is left of the quotas, from `RateLimitLayer`.");
-    field!(record take_record set_record record: RecordHandle, "the open audit record, from `AuditLayer`.");
+    field!(connection set_connection: ConnectionInfo, "the connection it came by, from `serve`.");
+    field!(client set_client: ClientAddr, "the client's address, from `ClientAddrLayer`.");
+    field!(principal set_principal: Principal, "who is asking, from `ProxyTokenLayer` or a client certificate.");
+    field!(target set_target: Target, "the parsed target, from `TargetLayer`.");
+    field!(permit set_permit: EgressPermit, "the permit to dial, from `SsrfGuardLayer`.");
+    field!(rate_limit set_rate_limit: RateLimitState, "what is left of the quotas, from `RateLimitLayer`.");
+    field!(record set_record: RecordHandle, "the open audit record, from `AuditLayer`.");
 
     field!(
-        credential_fields take_credential_fields set_credential_fields credential_fields: Arc<[HeaderName]>,
+        credential_fields set_credential_fields: Arc<[HeaderName]>,
         "the fields that carry this server's own credentials. They are gone from the header section and may not be forwarded as trailers either."
     );
+
+    /// Takes the permit: it is used once, by whoever forwards.
+    pub fn take_permit(&mut self) -> Option<EgressPermit> {
+        self.permit.take()
+    }
+
+    /// Takes the principal: a layer that names one first throws away what was there.
+    pub fn take_principal(&mut self) -> Option<Principal> {
+        self.principal.take()
+    }
 
     /// What is left of the quotas, to be added to.
     pub fn rate_limit_mut(&mut self) -> &mut RateLimitState {

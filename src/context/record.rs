@@ -1,7 +1,7 @@
 //! The audit record of one request or tunnel, shared by the layers that fill it.
 
 use std::{
-    fmt, mem,
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -100,8 +100,9 @@ pub struct Record {
 
 /// Where a record goes when nothing can be added to it any more.
 pub trait CloseRecord: Send + Sync + 'static {
-    /// Takes the record. It runs in the task that dropped the last handle and must not block.
-    fn close(&self, record: Record);
+    /// Completes the record and hands it on. It runs in the task that dropped the last handle and must not block. The record stays
+    /// where it is: whoever keeps it for longer takes a copy.
+    fn close(&self, record: &mut Record);
 }
 
 /// A handle on the open record. When the last clone is dropped the record is complete and goes to its [`CloseRecord`], once.
@@ -116,7 +117,7 @@ struct Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(close) = self.close.take() {
-            close.close(mem::take(self.record.get_mut().unwrap_or_else(PoisonError::into_inner)));
+            close.close(self.record.get_mut().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }
@@ -129,12 +130,24 @@ impl RecordHandle {
     }
 
     /// A record that goes to `close` when the last clone of this handle is dropped.
+    #[inline]
     #[must_use]
     pub fn closing(record: Record, close: Arc<dyn CloseRecord>) -> Self {
         Self(Arc::new(Shared { record: Mutex::new(record), close: Some(close) }))
     }
 
+    /// The same, filled where it lies: a record is large, and would be moved a few times before it got there.
+    #[inline]
+    pub(crate) fn closing_filled(close: Arc<dyn CloseRecord>, fill: impl FnOnce(&mut Record)) -> Self {
+        let mut shared = Arc::new(Shared { record: Mutex::default(), close: Some(close) });
+        if let Some(shared) = Arc::get_mut(&mut shared) {
+            fill(shared.record.get_mut().unwrap_or_else(PoisonError::into_inner));
+        }
+        Self(shared)
+    }
+
     /// Reads or fills the record.
+    #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&mut Record) -> R) -> R {
         f(&mut self.0.record.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -156,7 +169,7 @@ mod tests {
     struct Sum(AtomicU64);
 
     impl CloseRecord for Sum {
-        fn close(&self, record: Record) {
+        fn close(&self, record: &mut Record) {
             self.0.fetch_add(record.bytes_in, Ordering::Relaxed);
         }
     }

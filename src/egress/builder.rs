@@ -132,7 +132,7 @@ impl EgressPolicyBuilder {
     #[must_use]
     pub fn refuse_listeners(mut self, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
         for addr in addrs {
-            self.policy.listeners.entry(addr.port()).or_default().push(unwrap_mapped(addr.ip()));
+            self.policy.listeners.push((addr.port(), unwrap_mapped(addr.ip())));
         }
         self
     }

@@ -58,7 +58,12 @@ impl Generation {
     /// # Errors
     /// The rule that refuses it.
     pub fn permit(self: &Arc<Self>, target: &Target) -> Result<EgressPermit, Denial> {
-        self.policy.check_origin(target.origin(), &mut ())?;
+        let origin = target.origin();
+        // Origins are remembered from request to request, and so is the answer for as long as this policy is in force.
+        if !origin.was_permitted_by(self.id) {
+            self.policy.check_origin(origin, &mut ())?;
+            origin.note_permitted(self.id);
+        }
         Ok(EgressPermit::new(Arc::clone(target.origin()), Arc::clone(self)))
     }
 

@@ -1,4 +1,4 @@
-//! F1: the egress policy: which targets and addresses may be reached. Pure decisions.
+//! The egress policy: which targets and addresses may be reached. Pure decisions.
 //!
 //! A decision has two halves that use the same judge of addresses:
 //!
@@ -63,4 +63,4 @@ pub use explain::{Explanation, Step};
 pub use handle::{Generation, PolicyHandle};
 pub use permit::{ApprovedAddr, ApprovedAddrs, EgressPermit};
 pub use policy::{EgressPolicy, LOCALHOST, Resolution};
-pub use ports::{BAD_PORTS, is_bad_port};
+pub use ports::BAD_PORTS;

@@ -1,9 +1,6 @@
 //! The decision itself: one path for permits, answers and explanations.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
     builder::EgressPolicyBuilder,
@@ -29,7 +26,8 @@ pub struct EgressPolicy {
     pub(super) deny_nets: CidrSet,
     pub(super) exceptions: Exceptions,
     pub(super) nat64: Nat64Prefixes,
-    pub(super) listeners: HashMap<u16, Vec<IpAddr>>,
+    /// A handful: looked through, not hashed.
+    pub(super) listeners: Vec<(u16, IpAddr)>,
     pub(super) keyword_rule: bool,
     pub(super) name_rules: bool,
     pub(super) drop_bad_answers: bool,
@@ -46,7 +44,7 @@ impl Default for EgressPolicy {
             deny_nets: CidrSet::default(),
             exceptions: Exceptions::default(),
             nat64: Nat64Prefixes::default(),
-            listeners: HashMap::new(),
+            listeners: Vec::new(),
             keyword_rule: false,
             name_rules: true,
             drop_bad_answers: false,
@@ -235,7 +233,7 @@ impl EgressPolicy {
     pub(super) fn check_address(&self, host: &Host, port: u16, ip: IpAddr, trace: &mut impl Trace) -> Result<IpAddr, Denial> {
         let ip = unwrap_mapped(ip);
         let (judged, class) = self.see_through(ip);
-        if !self.listeners.is_empty() && (self.is_listener(ip, port) || self.is_listener(judged, port)) {
+        if self.is_listener(ip, port) || (judged != ip && self.is_listener(judged, port)) {
             return refuse(trace, "listener", Reason::Listener, format!("{ip} port {port} is this server's own"));
         }
         if self.is_denied(ip, judged) {
@@ -259,9 +257,9 @@ impl EgressPolicy {
     }
 
     fn is_listener(&self, ip: IpAddr, port: u16) -> bool {
-        let Some(own) = self.listeners.get(&port) else { return false };
         // A wildcard listener is there on every address of the machine; of those the loopback ones are known.
-        own.iter().any(|own| *own == ip || (own.is_unspecified() && (ip.is_loopback() || ip.is_unspecified())))
+        let is = |own: &IpAddr| *own == ip || (own.is_unspecified() && (ip.is_loopback() || ip.is_unspecified()));
+        self.listeners.iter().any(|(own_port, own)| *own_port == port && is(own))
     }
 
     /// Judges all answers for a target.

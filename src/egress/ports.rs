@@ -13,7 +13,7 @@ pub const BAD_PORTS: &[u16] = &[
 
 /// Whether the port is one that no configuration opens.
 #[must_use]
-pub fn is_bad_port(port: u16) -> bool {
+pub(crate) fn is_bad_port(port: u16) -> bool {
     port == 0 || BAD_PORTS.binary_search(&port).is_ok()
 }
 

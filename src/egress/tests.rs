@@ -285,6 +285,24 @@ fn swap_fires_the_old_generation_and_keeps_its_permits() {
 }
 
 #[test]
+fn a_remembered_origin_is_asked_again_by_each_policy() {
+    // One origin, as the parser's memory keeps it, under several policies in turn.
+    for url in ["http://example.com/", "http://8.8.8.8/"] {
+        let target = Target::parse(url).unwrap();
+        let strict = || b().deny_host("example.com").and_then(|b| b.deny_cidrs(["8.0.0.0/8"])).unwrap().build().unwrap();
+        let (one, other) = (PolicyHandle::new(EgressPolicy::default()), PolicyHandle::new(strict()));
+        for _ in 0..2 {
+            assert!(one.permit(&target).is_ok() && one.permit(&target).is_ok());
+            assert!(other.permit(&target).is_err() && other.permit(&target).is_err());
+        }
+        one.swap(strict());
+        assert!(one.permit(&target).is_err());
+        one.swap(EgressPolicy::default());
+        assert!(one.permit(&target).is_ok());
+    }
+}
+
+#[test]
 fn a_permit_takes_only_its_own_answers() {
     let handle = PolicyHandle::new(EgressPolicy::default());
     let permit = handle.permit(&Target::parse("http://[::ffff:8.8.8.8]:81/").unwrap());

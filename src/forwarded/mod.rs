@@ -1,4 +1,4 @@
-//! F1: who the client is, read out of what the hops in front have written. Pure decisions over hostile text.
+//! Who the client is, read out of what the hops in front have written. Pure decisions over hostile text.
 //!
 //! 1. Only what a trusted hop has written is believed. The list is read from the right: every address that is itself a trusted hop
 //!    is passed over, the first other one is the client. Never the leftmost value, which the client writes as it likes.

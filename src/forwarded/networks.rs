@@ -15,12 +15,12 @@ impl Networks {
     ///
     /// # Errors
     /// If an entry is neither.
-    pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
+    pub fn parse<S: AsRef<str>>(entries: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         let one = |text: &str| {
             let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
             net.ok_or_else(|| ConfigError::new(text, "not a network in CIDR notation"))
         };
-        entries.into_iter().map(one).collect::<Result<_, _>>().map(Self)
+        entries.into_iter().map(|entry| one(entry.as_ref())).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether the address is in one of them.

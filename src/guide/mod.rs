@@ -6,6 +6,7 @@
 //! * [`replicas`]: from one machine to many
 //! * [`extending`]: a token store, a limit store, a layer of one's own
 //! * [`limits`]: what this does not protect against
+//! * [`contributing`]: where a layer, a refusal, a metric, a rule goes
 
 #[doc = include_str!("webhooks.md")]
 pub mod webhooks {}
@@ -24,3 +25,6 @@ pub mod extending {}
 
 #[doc = include_str!("limits.md")]
 pub mod limits {}
+
+#[doc = include_str!("contributing.md")]
+pub mod contributing {}

@@ -9,6 +9,7 @@ use crate::{context::RequestContext, net::Host};
 
 /// A request's head, whatever its body.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct RequestView<'a> {
     /// The method.
     pub method: &'a Method,

@@ -1,4 +1,4 @@
-//! F1: rate-limit arithmetic, keys, and the bounded memory store. Pure decisions: no I/O, time comes in as a number.
+//! Rate-limit arithmetic, keys, and the bounded memory store. Pure decisions: no I/O, time comes in as a number.
 //!
 //! * [`Quota`]: how much in which time, and how much of it at once; decided by GCRA (the leaky bucket of ITU-T I.371 as a
 //!   virtual schedule), so that a key's whole state is one number: its theoretical arrival time (TAT).

@@ -217,8 +217,8 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// A decision that was made elsewhere, by a store of one's own: whether the request passes, how long until it would, and how
-    /// long until the quota is whole again.
+    /// A decision that was made elsewhere, by a store of one's own: whether the request passes, how long until it would (`wait`,
+    /// which becomes `Retry-After`), and how long until the quota is whole again (`used`, from which the units that are left follow).
     #[must_use]
     pub fn from_parts(quota: Quota, allowed: bool, wait: Duration, used: Duration) -> Self {
         let used = nanos(used);

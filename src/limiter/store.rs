@@ -198,8 +198,15 @@ pub trait LimitStore: fmt::Debug + Send + Sync + 'static {
     /// nothing has been taken and [`LimitStore::check`] has to be asked.
     fn try_check(&self, batch: &mut Batch<'_>, now: Duration) -> bool;
 
-    /// Decides with a wait. Only called after [`LimitStore::try_check`] said `false`.
-    fn check(self: Arc<Self>, asks: Box<[OwnedAsk]>, now: Duration) -> CheckFuture;
+    /// Decides with a wait. Only called after [`LimitStore::try_check`] said `false`; a store that never does has no need of its own.
+    fn check(self: Arc<Self>, asks: Box<[OwnedAsk]>, now: Duration) -> CheckFuture {
+        let mut batch = Batch::new();
+        for OwnedAsk { policy, quota, key, cost, shadow } in &asks {
+            batch.push(Ask { policy, quota: *quota, key: key.clone(), cost: *cost, shadow: *shadow, decision: None });
+        }
+        let decided = self.try_check(&mut batch, now).then(|| batch.iter().filter_map(|ask| ask.decision).collect());
+        Box::pin(std::future::ready(decided.ok_or(StoreUnavailable)))
+    }
 
     /// Takes units after the fact (the bytes of an answer), whether or not they are there. Must not block; a remote store sends
     /// it in the background.

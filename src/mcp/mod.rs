@@ -1,4 +1,4 @@
-//! F4: what an MCP route needs beyond forwarding.
+//! What an MCP route needs beyond forwarding.
 //!
 //! A transparent forwarder serves every revision of MCP over HTTP; these pieces do the rest, and each is used by itself:
 //!
@@ -8,12 +8,15 @@
 //! * [`EventStreamLayer`] marks event streams as unbuffered, keeps idle ones alive, and in path style rewrites the `endpoint`
 //!   event and `Location`;
 //! * [`EnvelopeService`] answers `POST /proxy`: one JSON-RPC message in, one JSON-RPC answer out, sessions kept.
+//!
+//! The codes of the JSON-RPC errors are listed at [`error_code`].
 
 pub mod envelope;
 pub mod event_stream;
 pub mod json_errors;
 pub mod peek;
 
+pub use crate::mcp_wire::{EndpointError, LinkError, error_code};
 pub use envelope::{EnvelopeBody, EnvelopeFuture, EnvelopeService};
 pub use event_stream::{EventStreamBody, EventStreamFuture, EventStreamLayer, EventStreamService, PublicBase, StreamError};
 pub use json_errors::{JsonRpcErrorFuture, JsonRpcErrorLayer, JsonRpcErrorService};

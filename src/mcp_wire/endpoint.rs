@@ -42,7 +42,7 @@ impl std::error::Error for EndpointError {}
 /// (an incomplete event means nothing to a client) or longer than 16 KiB. As the last `event:` of an event rules, one that turns into
 /// an `endpoint` after bytes of it have been passed ends the stream.
 #[derive(Debug)]
-pub struct EndpointRewriter {
+pub(crate) struct EndpointRewriter {
     base: LinkBase,
     lines: Lines,
     held: BytesMut,
@@ -64,7 +64,7 @@ enum State {
 impl EndpointRewriter {
     /// A rewriter for one stream.
     #[must_use]
-    pub fn new(base: LinkBase) -> Self {
+    pub(crate) fn new(base: LinkBase) -> Self {
         Self { base, lines: Lines::default(), held: BytesMut::new(), state: State::Held, is_endpoint: false, data: None }
     }
 
@@ -72,7 +72,7 @@ impl EndpointRewriter {
     ///
     /// # Errors
     /// [`EndpointError`]: the stream has to end here with an error and without another byte.
-    pub fn push(&mut self, chunk: &Bytes) -> Result<Bytes, EndpointError> {
+    pub(crate) fn push(&mut self, chunk: &Bytes) -> Result<Bytes, EndpointError> {
         let mut out = BytesMut::new();
         let mut rest = &chunk[..];
         while !rest.is_empty() {
@@ -107,7 +107,7 @@ impl EndpointRewriter {
 
     /// What is left when the stream ends: an event that was cut off, which no client looks at.
     #[must_use]
-    pub fn finish(&mut self) -> Bytes {
+    pub(crate) fn finish(&mut self) -> Bytes {
         if self.is_endpoint { Bytes::new() } else { self.held.split().freeze() }
     }
 

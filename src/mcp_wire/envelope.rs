@@ -9,28 +9,28 @@ use crate::{Secret, net::Target};
 /// A JSON-RPC message together with the server that it is for.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Envelope {
+pub(crate) struct Envelope {
     /// `mcp_server_url`, `http` or `https`.
-    pub target: Target,
+    pub(crate) target: Target,
     /// `mcp_token`: sent to the target as `Authorization: Bearer`.
-    pub token: Option<Secret>,
+    pub(crate) token: Option<Secret>,
     /// `method`.
-    pub method: Box<str>,
+    pub(crate) method: Box<str>,
     /// `params`: an object or an array.
-    pub params: Option<Value>,
+    pub(crate) params: Option<Value>,
     /// `id`, of any JSON type; none means a notification.
-    pub id: Option<Value>,
+    pub(crate) id: Option<Value>,
 }
 
 /// Which part of an envelope is not acceptable, and the id to answer with where there is one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct EnvelopeError {
+pub(crate) struct EnvelopeError {
     /// A constant sentence for the client.
-    pub why: &'static str,
+    pub(crate) why: &'static str,
     /// The request's id, if the body could be read that far.
-    pub id: Option<Value>,
+    pub(crate) id: Option<Value>,
     /// Whether it is the target that is wrong.
-    pub target: bool,
+    pub(crate) target: bool,
 }
 
 impl fmt::Display for EnvelopeError {
@@ -46,7 +46,7 @@ impl Envelope {
     ///
     /// # Errors
     /// [`EnvelopeError`] says which part is wrong in constant words and never echoes it.
-    pub fn parse(body: &[u8]) -> Result<Self, EnvelopeError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, EnvelopeError> {
         let mut doc = match serde_json::from_slice(body) {
             Ok(Value::Object(doc)) => doc,
             Ok(_) => return Err(EnvelopeError { why: "the body is not a JSON object", id: None, target: false }),

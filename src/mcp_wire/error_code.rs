@@ -54,7 +54,7 @@ pub fn error_code(kind: RejectionKind) -> i32 {
 
 /// A JSON-RPC error body. `id` is the request's where it is known, else null; `data` is the problem document (RFC 9457).
 #[must_use]
-pub fn error_body(rejection: &Rejection, id: Option<&Value>) -> Bytes {
+pub(crate) fn error_body(rejection: &Rejection, id: Option<&Value>) -> Bytes {
     let mut error = Map::new();
     error.insert("code".into(), error_code(rejection.kind()).into());
     error.insert("message".into(), rejection.kind().title().into());

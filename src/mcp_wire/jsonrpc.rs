@@ -13,17 +13,18 @@ const MAX_BATCH: usize = 128;
 /// What a body is.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Peek {
+pub(crate) enum Peek {
     /// One request, notification or response (a response has no method).
     Single(McpCall),
     /// A batch, in order; never empty.
     Batch(Vec<McpCall>),
 }
 
+#[cfg(test)]
 impl Peek {
     /// Every call of the message.
     #[must_use]
-    pub fn calls(&self) -> &[McpCall] {
+    pub(crate) fn calls(&self) -> &[McpCall] {
         match self {
             Self::Single(call) => std::slice::from_ref(call),
             Self::Batch(calls) => calls,
@@ -34,7 +35,7 @@ impl Peek {
 /// Why a body says nothing that may be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum PeekError {
+pub(crate) enum PeekError {
     /// Not JSON, or not a JSON-RPC message.
     Malformed,
     /// A key that decides something is there twice, or in a spelling that some parsers take for it.
@@ -55,15 +56,9 @@ impl fmt::Display for PeekError {
 
 impl std::error::Error for PeekError {}
 
-/// Whether a method opens a conversation, so that refusing it softly would make a client change its protocol.
-#[must_use]
-pub fn is_probe(method: &str) -> bool {
-    matches!(method, "initialize" | "server/discover")
-}
-
 /// The member of `params` that `Mcp-Name` carries for a method (SEP-2243).
 #[must_use]
-pub fn name_source(method: &str) -> Option<&'static str> {
+pub(crate) fn name_source(method: &str) -> Option<&'static str> {
     match method {
         "tools/call" | "prompts/get" => Some("name"),
         "resources/read" | "resources/subscribe" | "resources/unsubscribe" => Some("uri"),
@@ -77,7 +72,7 @@ pub fn name_source(method: &str) -> Option<&'static str> {
 /// # Errors
 /// See [`PeekError`]. The grammar inside values that decide nothing is checked only as far as strings and brackets go: a server
 /// that reads the body would refuse the rest.
-pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
+pub(crate) fn peek(body: &[u8]) -> Result<Peek, PeekError> {
     // Nearly all bodies are ASCII, which one pass without branches shows.
     if body.iter().fold(0, |all, byte| all | byte) > 0x7f {
         std::str::from_utf8(body).map_err(|_| PeekError::Malformed)?;
@@ -375,7 +370,6 @@ mod tests {
         let peek = peek(br#"[{"id":1,"method":"a"}, {"id":2,"method":"initialize"}]"#).unwrap();
         let methods: Vec<_> = peek.calls().iter().filter_map(|c| c.method.as_deref()).collect();
         assert_eq!(methods, ["a", "initialize"]);
-        assert!(is_probe(methods[1]) && !is_probe(methods[0]));
     }
 
     /// An object with all its members, also those of the same name.

@@ -8,7 +8,7 @@ use crate::net::Target;
 
 /// Where the links of one target lead: the public prefix of the path style, `https://proxy.example/proxy/`.
 #[derive(Clone, Debug)]
-pub struct LinkBase {
+pub(crate) struct LinkBase {
     prefix: Box<str>,
     base: Url,
 }
@@ -38,7 +38,7 @@ impl LinkBase {
     /// `prefix` ends with the path prefix of the target (`…/proxy/`); `target` is what relative links are relative to. `None` for
     /// a target that has no URL (`CONNECT`).
     #[must_use]
-    pub fn new(prefix: impl Into<Box<str>>, target: &Target) -> Option<Self> {
+    pub(crate) fn new(prefix: impl Into<Box<str>>, target: &Target) -> Option<Self> {
         Some(Self { prefix: prefix.into(), base: Url::parse(&target.to_string()).ok()? })
     }
 
@@ -46,7 +46,7 @@ impl LinkBase {
     ///
     /// # Errors
     /// [`LinkError::Foreign`] when scheme, host or port differ from the target's or user information is written.
-    pub fn rewrite(&self, reference: &str) -> Result<String, LinkError> {
+    pub(crate) fn rewrite(&self, reference: &str) -> Result<String, LinkError> {
         let url = self.base.join(reference).map_err(|_| LinkError::Invalid)?;
         let same = url.scheme() == self.base.scheme()
             && url.host() == self.base.host()
@@ -59,7 +59,7 @@ impl LinkBase {
 
 /// The `Location` of a target as the client has to see it in path style; `None` where it is to be left as it is.
 #[must_use]
-pub fn rewrite_location(location: &[u8], base: &LinkBase) -> Option<String> {
+pub(crate) fn rewrite_location(location: &[u8], base: &LinkBase) -> Option<String> {
     base.rewrite(std::str::from_utf8(location).ok()?).ok()
 }
 

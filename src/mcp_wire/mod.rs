@@ -1,7 +1,7 @@
-//! F1: the bytes of MCP traffic as pure decisions: JSON-RPC, event streams, links, the envelope of `POST /proxy`.
+//! The bytes of MCP traffic as pure decisions: JSON-RPC, event streams, links, the envelope of `POST /proxy`.
 //!
-//! Nothing here does I/O, and nothing here trusts its input: every buffer has a bound, and what two parsers could read in two
-//! ways is an error and not a guess.
+//! Private: a layer of one's own finds what it needs in [`McpCall`](crate::context::McpCall). Nothing here does I/O, and nothing
+//! here trusts its input: every buffer has a bound, and what two parsers could read in two ways is an error and not a guess.
 //!
 //! 1. [`peek`] finds method, id and name of a JSON-RPC message or batch. A doubled key, or one that only some parsers take for
 //!    the same (`Method`, `paramſ`), is [`PeekError::Ambiguous`].
@@ -19,31 +19,35 @@ mod link;
 mod sse;
 mod walk;
 
-pub use endpoint::{EndpointError, EndpointRewriter};
-pub use envelope::{Envelope, EnvelopeError};
-pub use error_code::{error_body, error_code};
-pub use jsonrpc::{Peek, PeekError, is_probe, name_source, peek};
-pub use link::{LinkBase, LinkError, rewrite_location};
-pub use sse::{SseEvent, SseParser, SseTooLong};
+pub use endpoint::EndpointError;
+pub use error_code::error_code;
+pub use link::LinkError;
+
+pub(crate) use endpoint::EndpointRewriter;
+pub(crate) use envelope::Envelope;
+pub(crate) use error_code::error_body;
+pub(crate) use jsonrpc::{Peek, name_source, peek};
+pub(crate) use link::{LinkBase, rewrite_location};
+pub(crate) use sse::SseParser;
 
 use http::{HeaderName, HeaderValue, header};
 
 /// `Mcp-Session-Id` (2025-03-26 to 2025-11-25).
-pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// `MCP-Protocol-Version` (since 2025-06-18).
-pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// `Mcp-Method` (since 2026-07-28).
-pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+pub(crate) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 /// `Mcp-Name` (since 2026-07-28); may be `=?base64?…?=`.
-pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
+pub(crate) const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// The first revision without sessions.
-pub const STATELESS_REVISION: &str = "2026-07-28";
+pub(crate) const STATELESS_REVISION: &str = "2026-07-28";
 /// The last revision with `initialize`.
-pub const SESSION_REVISION: &str = "2025-11-25";
+pub(crate) const SESSION_REVISION: &str = "2025-11-25";
 
 /// Whether a content type is JSON: `application/json` or `application/…+json`, with or without parameters.
 #[must_use]
-pub fn is_json(value: Option<&HeaderValue>) -> bool {
+pub(crate) fn is_json(value: Option<&HeaderValue>) -> bool {
     // As nearly everybody writes it.
     value.is_some_and(|v| v.as_bytes() == b"application/json") || is_json_essence(value)
 }
@@ -57,7 +61,7 @@ fn is_json_essence(value: Option<&HeaderValue>) -> bool {
 
 /// Whether a content type is `text/event-stream`.
 #[must_use]
-pub fn is_event_stream(value: Option<&HeaderValue>) -> bool {
+pub(crate) fn is_event_stream(value: Option<&HeaderValue>) -> bool {
     let name = b"text/event-stream";
     // Most content types are shorter than this one.
     value.is_some_and(|v| v.len() >= name.len()) && essence(value).is_some_and(|e| e.eq_ignore_ascii_case(name))
@@ -65,7 +69,7 @@ pub fn is_event_stream(value: Option<&HeaderValue>) -> bool {
 
 /// Whether `Accept` names event streams.
 #[must_use]
-pub fn accepts_event_stream(headers: &http::HeaderMap) -> bool {
+pub(crate) fn accepts_event_stream(headers: &http::HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|v| {
         v.as_bytes().split(|b| *b == b',').any(|part| {
             let part = part.split(|b| *b == b';').next().unwrap_or_default();
@@ -84,7 +88,7 @@ fn ends_with(text: &[u8], suffix: &[u8]) -> bool {
 
 /// The value of an `Mcp-Name` or `Mcp-Param-*` field: as it is, or `=?base64?…?=` where it could not travel bare (SEP-2243).
 #[must_use]
-pub fn header_text(value: &str) -> Option<HeaderValue> {
+pub(crate) fn header_text(value: &str) -> Option<HeaderValue> {
     use base64::Engine as _;
     let wrapped_already = value.starts_with("=?base64?") && value.ends_with("?=");
     let visible = value.bytes().all(|b| (0x20..=0x7e).contains(&b));
@@ -96,16 +100,12 @@ pub fn header_text(value: &str) -> Option<HeaderValue> {
 }
 
 /// Reverses [`header_text`]; `None` where the wrapped text is not base64 or not UTF-8.
-#[must_use]
-pub fn header_text_decoded(value: &HeaderValue) -> Option<Box<str>> {
+pub(crate) fn header_text_decoded(value: &HeaderValue) -> Option<String> {
     use base64::Engine as _;
-    let text = value.to_str().ok()?;
+    let text = value.to_str().ok()?.trim();
     match text.strip_prefix("=?base64?").and_then(|t| t.strip_suffix("?=")) {
-        None => Some(text.into()),
-        Some(inner) => {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(inner).ok()?;
-            String::from_utf8(bytes).ok().map(Into::into)
-        }
+        None => Some(text.to_owned()),
+        Some(inner) => String::from_utf8(base64::engine::general_purpose::STANDARD.decode(inner).ok()?).ok(),
     }
 }
 

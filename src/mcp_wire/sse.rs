@@ -5,18 +5,18 @@ use std::fmt;
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct SseEvent {
+pub(crate) struct SseEvent {
     /// The type; empty means `message`.
-    pub event: String,
+    pub(crate) event: String,
     /// The data lines, joined with line feeds. Bytes that are not UTF-8 became U+FFFD.
-    pub data: String,
+    pub(crate) data: String,
     /// The last event id, if this event sets one.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
 }
 
 /// An event is longer than the reader's bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SseTooLong;
+pub(crate) struct SseTooLong;
 
 impl fmt::Display for SseTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +28,7 @@ impl std::error::Error for SseTooLong {}
 
 /// Reads events out of bytes. Comments and `retry` are skipped, an event that the stream's end cuts off is dropped.
 #[derive(Debug)]
-pub struct SseParser {
+pub(crate) struct SseParser {
     lines: Lines,
     max: usize,
     used: usize,
@@ -41,7 +41,7 @@ pub struct SseParser {
 impl SseParser {
     /// `max` bounds one event in bytes, its comments included.
     #[must_use]
-    pub fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { lines: Lines::default(), max, used: 0, event: String::new(), data: Vec::new(), has_data: false, id: None }
     }
 
@@ -49,7 +49,7 @@ impl SseParser {
     ///
     /// # Errors
     /// [`SseTooLong`]; the parser is of no use afterwards.
-    pub fn push(&mut self, mut chunk: &[u8], mut each: impl FnMut(SseEvent)) -> Result<(), SseTooLong> {
+    pub(crate) fn push(&mut self, mut chunk: &[u8], mut each: impl FnMut(SseEvent)) -> Result<(), SseTooLong> {
         while !chunk.is_empty() {
             let step = self.lines.step(chunk);
             chunk = chunk.get(step.used..).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A walk over JSON text that touches every byte once and checks strings and brackets, no more.
 
-use super::PeekError;
+use super::jsonrpc::PeekError;
 
 /// Deepest nesting that is followed: one bit each.
 const MAX_DEPTH: u32 = u128::BITS;

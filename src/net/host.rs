@@ -102,14 +102,8 @@ impl Name {
 
     /// Whether the name is `suffix` or a name below it, by whole labels. `suffix` is lower case without dots at its ends.
     #[must_use]
-    pub fn is_or_below(&self, suffix: &str) -> bool {
+    pub(crate) fn is_or_below(&self, suffix: &str) -> bool {
         self.0.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    }
-
-    /// Whether the name has one label only.
-    #[must_use]
-    pub fn is_single_label(&self) -> bool {
-        !self.0.contains('.')
     }
 }
 

@@ -1,4 +1,4 @@
-//! F0: addresses, names and targets as values. Nothing here does I/O.
+//! Addresses, names and targets as values. Nothing here does I/O.
 
 mod cidr;
 mod class;
@@ -8,7 +8,7 @@ mod host;
 mod target;
 
 pub use cidr::{CidrSet, parse_cidr};
-pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, embedded_ipv4, nat64_inner, unwrap_mapped};
+pub use class::{AddressClass, IANA_REGISTRY_DATE, classify, nat64_inner, unwrap_mapped};
 #[cfg(feature = "proxy")]
 pub(crate) use fields::{connection_options, is_hop_by_hop, is_identity, speaks_for_our_origin};
 pub use host::{Host, Name};

@@ -5,10 +5,13 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hash, Hasher, RandomState},
     net::IpAddr,
     str::FromStr,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -87,13 +90,29 @@ impl fmt::Display for Scheme {
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Scheme, host and port: what a connection is opened to (RFC 6454 §4).
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub struct Origin {
     scheme: Scheme,
     host: Host,
     port: u16,
     authority: HeaderValue,
     hash: u64,
+    permitted: AtomicU64,
+}
+
+/// The rest follows from these.
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.port == other.port && self.host == other.host
+    }
+}
+
+impl Eq for Origin {}
+
+impl Hash for Origin {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.scheme, &self.host, self.port).hash(state);
+    }
 }
 
 impl Origin {
@@ -101,7 +120,18 @@ impl Origin {
         let text = if scheme.default_port() == Some(port) { host.to_string() } else { format!("{host}:{port}") };
         let authority = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| TargetError::Host)?;
         let hash = HASHER.hash_one((scheme.is_secure(), authority.as_bytes(), port));
-        Ok(Self { scheme, host, port, authority, hash })
+        Ok(Self { scheme, host, port, authority, hash, permitted: AtomicU64::new(0) })
+    }
+
+    /// Whether [`Self::note_permitted`] was last called with this number.
+    pub(crate) fn was_permitted_by(&self, generation: u64) -> bool {
+        self.permitted.load(Relaxed) == generation
+    }
+
+    /// Notes that the policy of this generation, which never changes, permits this origin, which never changes either. Zero is no
+    /// generation.
+    pub(crate) fn note_permitted(&self, generation: u64) {
+        self.permitted.store(generation, Relaxed);
     }
 
     /// A hash of what connections to it have in common: host, port and whether there is TLS. Made once, under a key of this process.
@@ -177,34 +207,38 @@ impl Target {
     /// A [`TargetError`] says which part is not acceptable. Userinfo, fragments, control characters, backslashes in front of
     /// the path and over-long hosts are refused; nothing is repaired silently.
     pub fn parse(raw: &str) -> Result<Self, TargetError> {
-        Self::parse_with(raw, |scheme, authority| parse_origin(scheme, authority).map(Arc::new))
+        let origin = |scheme, authority: &str| parse_origin(scheme, authority).map(Arc::new);
+        Self::parse_with(raw, |path| Bytes::copy_from_slice(path.as_bytes()), origin)
     }
 
-    /// [`Self::parse`] where `origin` may know the authority already. It is asked with exactly what [`parse_origin`] takes.
+    /// [`Self::parse`] where `origin` may know the authority already, and `bytes` may share what the URL was written in. `origin` is
+    /// asked with exactly what [`parse_origin`] takes, `bytes` with the end of `raw`.
     pub(crate) fn parse_with(
         raw: &str,
+        bytes: impl FnOnce(&str) -> Bytes,
         origin: impl FnOnce(Scheme, &str) -> Result<Arc<Origin>, TargetError>,
     ) -> Result<Self, TargetError> {
         if raw.len() > MAX_URL_LEN {
             return Err(TargetError::TooLong);
         }
-        if raw.bytes().any(|b| b < 0x20 || b == 0x7f) || raw.starts_with(' ') || raw.ends_with(' ') {
+        // One walk over all bytes, without an early way out, so that the compiler looks at many at once. What is plain needs none of
+        // the closer looks below.
+        let odd = |b: u8| u8::from(!matches!(b, 0x21 | 0x22 | 0x24..=0x5b | 0x5d..=0x7e));
+        let plain = raw.bytes().fold(0, |any, b| any | odd(b)) == 0;
+        if !plain && (raw.bytes().any(|b| b < 0x20 || b == 0x7f) || raw.starts_with(' ') || raw.ends_with(' ')) {
             return Err(TargetError::ControlCharacter);
         }
-        let (scheme, rest) = raw.split_once(':').ok_or(TargetError::Scheme)?;
-        let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
-        // Some front servers merge the two slashes of `https://` inside a path into one; more or fewer are not a URL.
-        let rest = rest.strip_prefix("//").or_else(|| rest.strip_prefix('/')).ok_or(TargetError::Host)?;
-        let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+        let (scheme, rest) = split_scheme(raw)?;
+        let end = rest.bytes().position(|b| matches!(b, b'/' | b'?' | b'#' | b'\\')).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
-        if path.starts_with('\\') {
+        if !plain && path.starts_with('\\') {
             return Err(TargetError::Host);
         }
-        if path.contains('#') {
+        if !plain && path.contains('#') {
             return Err(TargetError::Fragment);
         }
         let origin = origin(scheme, authority)?;
-        Ok(Self { origin, path: parse_path(path)?, style: TargetStyle::default() })
+        Ok(Self { origin, path: parse_path(path, plain, bytes)?, style: TargetStyle::default() })
     }
 
     /// Parses the authority of a `CONNECT`: `host:port`, the port written out (RFC 9112 §3.2.3).
@@ -296,6 +330,21 @@ impl FromStr for Target {
     }
 }
 
+/// The scheme, and what stands behind it and its slashes.
+fn split_scheme(raw: &str) -> Result<(Scheme, &str), TargetError> {
+    // The usual spellings first.
+    for (prefix, scheme) in [("https://", Scheme::Https), ("http://", Scheme::Http)] {
+        if let Some(rest) = raw.strip_prefix(prefix) {
+            return Ok((scheme, rest));
+        }
+    }
+    let (scheme, rest) = raw.split_once(':').ok_or(TargetError::Scheme)?;
+    let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
+    // Some front servers merge the two slashes of `https://` inside a path into one; more or fewer are not a URL.
+    let rest = rest.strip_prefix("//").or_else(|| rest.strip_prefix('/')).ok_or(TargetError::Host)?;
+    Ok((scheme, rest))
+}
+
 pub(crate) fn parse_origin(scheme: Scheme, authority: &str) -> Result<Origin, TargetError> {
     if authority.is_empty() {
         return Err(TargetError::Host);
@@ -343,13 +392,14 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn parse_path(raw: &str) -> Result<PathAndQuery, TargetError> {
+/// `plain`: nothing but printable ASCII.
+fn parse_path(raw: &str, plain: bool, bytes: impl FnOnce(&str) -> Bytes) -> Result<PathAndQuery, TargetError> {
     if raw.is_empty() {
         return Ok(PathAndQuery::from_static("/"));
     }
     let slash = if raw.starts_with('/') { "" } else { "/" };
-    if raw.bytes().all(|b| (0x21..0x7f).contains(&b)) {
-        let bytes = if slash.is_empty() { Bytes::copy_from_slice(raw.as_bytes()) } else { Bytes::from(format!("/{raw}")) };
+    if plain || raw.bytes().all(|b| (0x21..0x7f).contains(&b)) {
+        let bytes = if slash.is_empty() { bytes(raw) } else { Bytes::from(format!("/{raw}")) };
         if let Ok(path) = PathAndQuery::from_maybe_shared(bytes) {
             return Ok(path);
         }

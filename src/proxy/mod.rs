@@ -1,4 +1,4 @@
-//! F4: [`ProxyService`]: the end of the stack. It takes the egress permit and forwards.
+//! [`ProxyService`]: the end of the stack. It takes the egress permit and forwards.
 //!
 //! 1. Without an [`EgressPermit`](crate::egress::EgressPermit) in the request's context it answers 500: the guard cannot be forgotten.
 //! 2. Heads are cleaned in both directions by one table: hop-by-hop fields and everything that any `Connection` line names, in

@@ -1,5 +1,17 @@
 //! `ProxyTokenLayer`: nobody comes in without a token.
 //!
+//! ```
+//! use portcullis::{proxy_token::{FailureLimit, ProxyTokenLayer, TokenSource}, tokens::{StaticTokens, TokenHasher, TokenRecord}};
+//!
+//! let hasher = TokenHasher::plain();
+//! let record = TokenRecord::new("ci")?.with_hash(hasher.hash("an-example-of-at-least-32-characters")?)?;
+//! let layer = ProxyTokenLayer::new(StaticTokens::new(hasher, [record])?)
+//!     .sources([TokenSource::header("x-proxy-token")?, TokenSource::query("proxy_token")?.on_upgrades_and_event_streams()])
+//!     .failure_gate(FailureLimit::new());
+//! # Ok::<(), portcullis::ConfigError>(())
+//! ```
+//!
+//! # Rules
 //! 1. A credential is taken from the [`TokenSource`]s that the operator names, by default the `X-Proxy-Token` field. Exactly one
 //!    credential counts: two different ones are a 400, the same one twice is one.
 //! 2. Whatever could carry a credential is removed before anything further in sees it: the field, the query parameter (every other
@@ -17,24 +29,18 @@
 //! 8. A principal that a client certificate has brought counts only where [`ProxyTokenLayer::or_client_certificate`] or
 //!    [`ProxyTokenLayer::and_client_certificate`] says so.
 //!
-//! **Where it stands:** after the client's own limiter, so that guessing is bounded before credentials are looked at; before
+//! # Where it stands
+//! After the client's own limiter, so that guessing is bounded before credentials are looked at; before
 //! everything that asks who it is. The target's `Authorization` passes untouched, but is marked sensitive.
+//!
+//! # Cost
+//! One hash of the token (SHA-256, most of the layer's 0.7 µs), one look-up, one comparison in constant time, one allocation.
+//! Removing a token from a query writes the query anew.
 //!
 //! **Carrier in the WebSocket handshake.** Browsers cannot set fields on a WebSocket, but they can offer subprotocols. An entry
 //! `base64url.bearer.authorization.portcullis.<token in base64url without padding>` beside the real ones is taken as the token and
 //! removed. A browser that offers nothing else gets that entry back as the selected protocol: it would close the socket otherwise.
 //! That repeats the token to the client that has just sent it, so offer a real protocol beside it where there is one.
-//!
-//! ```
-//! use portcullis::{proxy_token::{FailureLimit, ProxyTokenLayer, TokenSource}, tokens::{StaticTokens, TokenHasher, TokenRecord}};
-//!
-//! let hasher = TokenHasher::plain();
-//! let record = TokenRecord::new("ci")?.with_hash(hasher.hash("an-example-of-at-least-32-characters")?)?;
-//! let layer = ProxyTokenLayer::new(StaticTokens::new(hasher, [record])?)
-//!     .sources([TokenSource::header("x-proxy-token")?, TokenSource::query("proxy_token")?.on_upgrades_and_event_streams()])
-//!     .failure_gate(FailureLimit::new());
-//! # Ok::<(), portcullis::ConfigError>(())
-//! ```
 
 mod extract;
 mod future;

@@ -232,6 +232,9 @@ impl Text {
 
     fn number(&mut self, mut n: u64) {
         const MOST: usize = 20;
+        if let Ok(n @ 0..10) = u8::try_from(n) {
+            return self.push(&[b'0' + n]);
+        }
         let mut digits = [b'0'; MOST];
         let mut first = MOST;
         while let Some(digit) = first.checked_sub(1).and_then(|at| digits.get_mut(at)) {

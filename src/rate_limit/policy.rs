@@ -21,6 +21,7 @@ pub(super) type Amendment = Arc<dyn Fn(&Used) -> u64 + Send + Sync>;
 
 /// What an answer has cost in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Used {
     /// The answer's status.
     pub status: StatusCode,

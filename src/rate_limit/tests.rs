@@ -43,10 +43,10 @@ impl Service<Request<()>> for Probe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<()>) -> Self::Future {
+    fn call(&mut self, request: Request<()>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called without having been polled ready");
         let mut response = Response::new(Full::from("0123456789"));
-        if let Some(state) = RequestContext::of_mut(request.extensions_mut()).take_rate_limit() {
+        if let Some(state) = RequestContext::of(request.extensions()).and_then(RequestContext::rate_limit).cloned() {
             response.extensions_mut().insert(state);
         }
         std::future::ready(Ok(response))
@@ -303,6 +303,13 @@ async fn two_layers_both_tell() {
     let response = service.oneshot(request("192.0.2.1", "a")).await.unwrap();
     assert_eq!(lines(response.headers(), "ratelimit"), [r#""o3";r=9;t=360, "m1";r=7;t=450, "i3";r=4;t=720"#]);
     assert_eq!(lines(response.headers(), "ratelimit-policy"), [r#""o3";q=10;w=3600, "m1";q=8;w=3600, "i3";q=5;w=3600"#]);
+    // Too long to be left to others: every layer says its own.
+    let (long, longer) = ("l".repeat(60), "m".repeat(60));
+    let service = layer(&long, 10, Fields::Draft11).layer(layer(&longer, 5, Fields::Draft11).layer(Probe::default()));
+    let response = service.oneshot(request("192.0.2.1", "a")).await.unwrap();
+    let want = [format!("\"{longer}\";r=4;t=720"), format!("\"{long}\";r=9;t=360")];
+    assert_eq!(lines(response.headers(), "ratelimit"), want);
+    assert_eq!(lines(response.headers(), "ratelimit-policy").len(), 2);
     let silent = layer("outer4", 10, Fields::Off).layer(layer("inner4", 5, Fields::Draft11).layer(Probe::default()));
     let response = silent.oneshot(request("192.0.2.1", "a")).await.unwrap();
     assert_eq!(lines(response.headers(), "ratelimit"), [r#""inner4";r=4;t=720"#]);

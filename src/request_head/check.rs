@@ -39,27 +39,45 @@ pub(super) fn check(limits: &Limits, head: &Head<'_>) -> Result<(), Rejection> {
     if uri > limits.uri {
         return Err(Rejection::new(RejectionKind::UriTooLong));
     }
-    let fields = head.headers.len();
-    // `: ` and the line end belong to each line (RFC 9112 §5).
-    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if fields > limits.fields || bytes > limits.bytes {
+    // One walk for everything that the fields decide: each look-up by name would hash it.
+    let (mut bytes, mut seen) = (0, Seen::default());
+    for (name, value) in head.headers {
+        // `: ` and the line end belong to each line (RFC 9112 §5).
+        bytes += name.as_str().len() + value.len() + 4;
+        if *name == header::HOST {
+            seen.hosts += 1;
+            seen.host = Some(value);
+        } else if *name == header::EXPECT {
+            seen.expects += 1;
+            seen.expect = Some(value);
+        }
+    }
+    if head.headers.len() > limits.fields || bytes > limits.bytes {
         return Err(Rejection::new(RejectionKind::HeadersTooLarge));
     }
     if limits.host {
-        check_host(head)?;
+        check_host(head, &seen)?;
     }
-    check_expect(head.headers)
+    check_expect(&seen)
 }
 
-fn check_host(head: &Head<'_>) -> Result<(), Rejection> {
+/// The fields that are looked at, and how often they came.
+#[derive(Default)]
+struct Seen<'a> {
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
+    expect: Option<&'a HeaderValue>,
+    expects: usize,
+}
+
+fn check_host(head: &Head<'_>, seen: &Seen<'_>) -> Result<(), Rejection> {
     let bad =
         |reason, detail| Err(Rejection::new(RejectionKind::MalformedRequest).with_reason(reason).with_public_detail(detail));
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => bad("host_duplicate", "more than one Host field"),
-        (None, None) if head.version == Version::HTTP_11 => bad("host_missing", "no Host field"),
-        (None, None) => Ok(()),
-        (Some(host), None) => {
+    match seen.host {
+        _ if seen.hosts > 1 => bad("host_duplicate", "more than one Host field"),
+        None if head.version == Version::HTTP_11 => bad("host_missing", "no Host field"),
+        None => Ok(()),
+        Some(host) => {
             if !is_host(host) {
                 return bad("host_invalid", "the Host field is not valid");
             }
@@ -73,13 +91,16 @@ fn check_host(head: &Head<'_>) -> Result<(), Rejection> {
 /// `uri-host [ ":" port ]` without user information (RFC 9110 §7.2). It may be empty only where the target has no authority,
 /// which no target that is served here lacks.
 fn is_host(value: &HeaderValue) -> bool {
-    let Ok(text) = value.to_str() else { return false };
     // Most hosts are plain names; the general parser is for the rest.
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let (name, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    if !name.is_empty() && name.bytes().all(plain) && port.bytes().all(|b| b.is_ascii_digit()) && port.len() <= 5 {
-        return true;
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let bytes = value.as_bytes();
+    let end = bytes.iter().position(|b| !plain(b)).unwrap_or(bytes.len());
+    match bytes.get(end..) {
+        Some([]) if end > 0 => return true,
+        Some([b':', port @ ..]) if end > 0 && port.len() <= 5 && port.iter().all(u8::is_ascii_digit) => return true,
+        _ => {}
     }
+    let Ok(text) = value.to_str() else { return false };
     let Ok(authority) = text.parse::<Authority>() else { return false };
     let port_ok = match authority.as_str().strip_prefix(authority.host()) {
         Some("") => true,
@@ -89,12 +110,8 @@ fn is_host(value: &HeaderValue) -> bool {
     port_ok && !authority.host().is_empty()
 }
 
-fn check_expect(headers: &HeaderMap) -> Result<(), Rejection> {
-    let mut expects = headers.get_all(header::EXPECT).iter();
-    let good = match expects.next() {
-        None => true,
-        Some(value) => value.as_bytes().eq_ignore_ascii_case(b"100-continue") && expects.next().is_none(),
-    };
+fn check_expect(seen: &Seen<'_>) -> Result<(), Rejection> {
+    let good = seen.expect.is_none_or(|value| seen.expects == 1 && value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if good { Ok(()) } else { Err(Rejection::new(RejectionKind::ExpectationFailed)) }
 }
 

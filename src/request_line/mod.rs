@@ -1,14 +1,5 @@
 //! Which request lines are served at all, before anything looks for a target.
 //!
-//! 1. `TRACE` is 405: it would echo what other layers add (RFC 9110 §9.3.8).
-//! 2. `CONNECT` is 501 unless the server is a forward proxy; an extended `CONNECT` (RFC 8441) passes.
-//! 3. `OPTIONS *` is answered here, 204 with `Allow`; `*` with another method is 400 (RFC 9112 §3.2.4).
-//! 4. An absolute-form line is 400 unless the server is a forward proxy, or names the host it was sent to (RFC 9112 §3.2.2): two
-//!    names for one request are how guards that look at only one of them are passed by.
-//!
-//! # Where it stands
-//! Inside the audit and outside of everything that reads the path.
-//!
 //! ```
 //! use http::{Request, Response, StatusCode};
 //! use portcullis::request_line::RequestLineLayer;
@@ -23,6 +14,19 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Rules
+//! 1. `TRACE` is 405: it would echo what other layers add (RFC 9110 §9.3.8).
+//! 2. `CONNECT` is 501 unless the server is a forward proxy; an extended `CONNECT` (RFC 8441) passes.
+//! 3. `OPTIONS *` is answered here, 204 with `Allow`; `*` with another method is 400 (RFC 9112 §3.2.4).
+//! 4. An absolute-form line is 400 unless the server is a forward proxy, or names the host it was sent to (RFC 9112 §3.2.2): two
+//!    names for one request are how guards that look at only one of them are passed by.
+//!
+//! # Where it stands
+//! Inside the audit and outside of everything that reads the path.
+//!
+//! # Cost
+//! A look at method and target, no allocation.
 
 use std::task::{Context, Poll};
 

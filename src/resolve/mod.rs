@@ -1,4 +1,4 @@
-//! F3: looking names up. Whatever a resolver answers is judged afterwards; a resolver is never the guard.
+//! Looking names up. Whatever a resolver answers is judged afterwards; a resolver is never the guard.
 //!
 //! Rules:
 //! 1. One look-up per connection, as an absolute name: no search list, no hosts file.

@@ -1,17 +1,5 @@
-//! F2: how long an answer's body may be.
+//! How long an answer's body may be.
 //!
-//! # Rules
-//! 1. An answer whose announced length is above the limit is replaced by 502 `response_too_large` before its head is sent.
-//! 2. Every other answer is counted while it streams. Over the limit the stream is aborted with an error, so that the client sees
-//!    a broken transfer and never a short body that looks complete.
-//! 3. Event streams (`text/event-stream`) have no end, so their length is not limited; the size of a single event may be
-//!    ([`ResponseLimitLayer::event_size`]).
-//! 4. Answers without a body (to `HEAD`; 101, 204, 304) are never refused for the length they announce.
-//!
-//! # Where it stands
-//! Outside the service that fetches the answer, inside everything that records it.
-//!
-//! # Example
 //! ```
 //! use http::{Request, Response};
 //! use portcullis::response_limit::ResponseLimitLayer;
@@ -25,6 +13,20 @@
 //! assert_eq!(service.oneshot(Request::new(())).await.unwrap().status().as_u16(), 502);
 //! # }
 //! ```
+//!
+//! # Rules
+//! 1. An answer whose announced length is above the limit is replaced by 502 `response_too_large` before its head is sent.
+//! 2. Every other answer is counted while it streams. Over the limit the stream is aborted with an error, so that the client sees
+//!    a broken transfer and never a short body that looks complete.
+//! 3. Event streams (`text/event-stream`) have no end, so their length is not limited; the size of a single event may be
+//!    ([`ResponseLimitLayer::event_size`]).
+//! 4. Answers without a body (to `HEAD`; 101, 204, 304) are never refused for the length they announce.
+//!
+//! # Where it stands
+//! Outside the service that fetches the answer, inside everything that records it.
+//!
+//! # Cost
+//! One counter for each body; no allocation. With an event size the bytes of event streams are scanned for line ends.
 
 mod body;
 mod events;

@@ -65,7 +65,7 @@ mod tls;
 
 pub use body::{BodyError, RequestBody};
 pub use drain::{Drained, TunnelGuard, Tunnels};
-pub use server::{Builder, Server, check_listener};
+pub use server::{Builder as ServerBuilder, Server, check_listener};
 pub use stats::ConnectionStats;
 #[cfg(feature = "tls")]
 pub use tls::{ClientAuth, Tls, TlsFiles};

@@ -14,6 +14,7 @@ use crate::error::ConfigError;
 
 /// Whether clients have to show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ClientAuth {
     /// They have to.
     Required,

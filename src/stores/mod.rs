@@ -1,4 +1,4 @@
-//! F3: where tokens, tickets and session bindings are kept.
+//! Where tokens, tickets and session bindings are kept.
 //!
 //! * [`WatchedFile`] reads a file again when it has changed; with it and
 //!   [`StaticTokens::replace`](crate::tokens::StaticTokens::replace) a token file is in force within a second or two.

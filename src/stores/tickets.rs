@@ -25,6 +25,7 @@ const MAX_PER_PRINCIPAL: usize = 100;
 
 /// A ticket that was just issued.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Ticket {
     /// What the client puts into the query of its next request. To be used once.
     pub secret: Secret,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use http::{HeaderName, Method, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, Method, Uri, request::Parts, uri::PathAndQuery};
 use memchr::memmem;
 
 use super::TargetParser;
@@ -21,6 +21,13 @@ pub trait TargetExtractor {
     /// [`TargetError::Missing`] when there is none, [`TargetError::Duplicate`] when there is more than one, or what the parser
     /// finds wrong.
     fn extract(&self, request: &mut Parts, parser: &TargetParser) -> Result<Target, TargetError>;
+
+    /// The same where the URI alone says it and nothing has to be removed from the request: it is then not taken apart and put
+    /// together again. `None` asks [`Self::extract`].
+    fn extract_from_uri(&self, uri: &Uri, parser: &TargetParser) -> Option<Result<Target, TargetError>> {
+        let _ = (uri, parser);
+        None
+    }
 }
 
 impl<F> TargetExtractor for F
@@ -34,6 +41,8 @@ where
 
 /// Behind a path prefix: `/proxy/https://example.com/path?query`. Everything behind the prefix is the target's, the query
 /// included, but for a parameter named exactly `proxy_token`.
+///
+/// In an axum router the stack goes under `route_service("/proxy/{*target}", stack)`: `nest_service` would hide the prefix.
 #[derive(Clone, Debug)]
 pub struct PathPrefix(Box<str>);
 
@@ -51,11 +60,25 @@ impl PathPrefix {
     }
 }
 
+impl PathPrefix {
+    fn find(&self, uri: &Uri, parser: &TargetParser) -> Result<Target, TargetError> {
+        let whole = uri.path_and_query().ok_or(TargetError::Missing)?;
+        let raw = whole.as_str().strip_prefix(&*self.0).filter(|r| !r.is_empty()).ok_or(TargetError::Missing)?;
+        let target = match whole.query().map(|_| without_proxy_token(raw)) {
+            None | Some(Cow::Borrowed(_)) => parser.parse_end_of(whole, raw)?,
+            Some(Cow::Owned(kept)) => parser.parse(&kept)?,
+        };
+        Ok(target.with_style(TargetStyle::Path))
+    }
+}
+
 impl TargetExtractor for PathPrefix {
     fn extract(&self, request: &mut Parts, parser: &TargetParser) -> Result<Target, TargetError> {
-        let raw = request.uri.path_and_query().map_or("", PathAndQuery::as_str);
-        let raw = raw.strip_prefix(&*self.0).filter(|r| !r.is_empty()).ok_or(TargetError::Missing)?;
-        Ok(parser.parse(&without_proxy_token(raw))?.with_style(TargetStyle::Path))
+        self.find(&request.uri, parser)
+    }
+
+    fn extract_from_uri(&self, uri: &Uri, parser: &TargetParser) -> Option<Result<Target, TargetError>> {
+        Some(self.find(uri, parser))
     }
 }
 
@@ -64,10 +87,11 @@ const PROXY_TOKEN: &str = "proxy_token";
 
 /// The URL without query parameters named exactly `proxy_token`; every other byte stays.
 fn without_proxy_token(url: &str) -> Cow<'_, str> {
-    if memmem::find(url.as_bytes(), PROXY_TOKEN.as_bytes()).is_none() {
+    let Some(mark) = memchr::memchr(b'?', url.as_bytes()) else { return Cow::Borrowed(url) };
+    let (Some(head), Some(query)) = (url.get(..mark), url.get(mark + 1..)) else { return Cow::Borrowed(url) };
+    if memmem::find(query.as_bytes(), PROXY_TOKEN.as_bytes()).is_none() {
         return Cow::Borrowed(url);
     }
-    let Some((head, query)) = url.split_once('?') else { return Cow::Borrowed(url) };
     let is_token = |pair: &str| pair.split_once('=').map_or(pair, |(name, _)| name) == PROXY_TOKEN;
     if !query.split('&').any(is_token) {
         return Cow::Borrowed(url);

@@ -1,21 +1,4 @@
-//! F2: reads the target of a request, once, into the shared [`RequestContext`](crate::context::RequestContext).
-//!
-//! Rules:
-//! 1. One [`TargetExtractor`] says where the target is written: behind a path prefix, in a header, in a query parameter, in the
-//!    request line, or fixed by the operator.
-//! 2. The text is parsed by [`Target::parse`](crate::net::Target::parse) and nothing else. No target, two targets, userinfo, a
-//!    fragment or a malformed URL is [`RejectionKind::MalformedTarget`](crate::rejection::RejectionKind::MalformedTarget) with a
-//!    text that names the part and echoes nothing.
-//! 3. The header that named the target is removed. Behind a path prefix the query is the target's, byte for byte, except that a
-//!    parameter named exactly `proxy_token` is removed.
-//! 4. A target that is in the context already is replaced. An open audit record is told.
-//!
-//! # Where it stands
-//! Right behind `ProxyTokenLayer`: the limiter of the principal, the scopes and the guard all ask for the target.
-//!
-//! # Deployment
-//! A front server that normalises paths (merges slashes, decodes `%2F`) breaks path-style targets; `https:/host/` with one
-//! slash is understood, anything else it does is not.
+//! Reads the target of a request, once, into the shared [`RequestContext`](crate::context::RequestContext).
 //!
 //! ```
 //! use portcullis::{context::RequestContext, target::{PathPrefix, TargetLayer}};
@@ -32,6 +15,27 @@
 //! assert_eq!(service.oneshot(request).await?.status(), 200);
 //! # Ok(()) }
 //! ```
+//!
+//! # Rules
+//! 1. One [`TargetExtractor`] says where the target is written: behind a path prefix, in a header, in a query parameter, in the
+//!    request line, or fixed by the operator.
+//! 2. The text is parsed by [`Target::parse`](crate::net::Target::parse) and nothing else. No target, two targets, userinfo, a
+//!    fragment or a malformed URL is [`RejectionKind::MalformedTarget`](crate::rejection::RejectionKind::MalformedTarget) with a
+//!    text that names the part and echoes nothing.
+//! 3. The header that named the target is removed. Behind a path prefix the query is the target's, byte for byte, except that a
+//!    parameter named exactly `proxy_token` is removed.
+//! 4. A target that is in the context already is replaced. An open audit record is told.
+//!
+//! # Where it stands
+//! Right behind `ProxyTokenLayer`: the limiter of the principal, the scopes and the guard all ask for the target.
+//!
+//! # Cost
+//! A target whose origin was seen a short while ago is parsed from memory: one allocation. A new origin costs a whole URL
+//! parse.
+//!
+//! # Deployment
+//! A front server that normalises paths (merges slashes, decodes `%2F`) breaks path-style targets; `https:/host/` with one
+//! slash is understood, anything else it does is not.
 
 mod cache;
 mod extract;

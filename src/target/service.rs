@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, request::Parts};
+use http::{Extensions, Request, Response};
 use tower_service::Service;
 
 use super::{ResponseFuture, TargetExtractor, layer::Shared};
@@ -45,8 +45,8 @@ fn malformed(error: TargetError) -> Rejection {
     rejection.with_public_detail(error.to_string()).with_detail(error.as_str())
 }
 
-fn remember(parts: &mut Parts, target: Target) {
-    let context = RequestContext::of_mut(&mut parts.extensions);
+fn remember(extensions: &mut Extensions, target: Target) {
+    let context = RequestContext::of_mut(extensions);
     if let Some(record) = context.record() {
         record.with(|r| r.target = Some(target.clone()));
     }
@@ -66,11 +66,19 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match self.shared.extractor.extract_from_uri(request.uri(), &self.shared.parser) {
+            Some(Ok(target)) => {
+                remember(request.extensions_mut(), target);
+                return ResponseFuture::inner(self.inner.call(request));
+            }
+            Some(Err(error)) => return ResponseFuture::refused(malformed(error)),
+            None => {}
+        }
         let (mut parts, body) = request.into_parts();
         match self.shared.extractor.extract(&mut parts, &self.shared.parser) {
             Ok(target) => {
-                remember(&mut parts, target);
+                remember(&mut parts.extensions, target);
                 ResponseFuture::inner(self.inner.call(Request::from_parts(parts, body)))
             }
             Err(error) => ResponseFuture::refused(malformed(error)),

@@ -50,6 +50,7 @@ impl<B> ScopedBody<B> {
 
 /// Why a request body ended before its end.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum ScopedBodyError<E> {
     /// The client's body failed.
     Body(E),

@@ -1,11 +1,11 @@
 //! The decisions: pure functions on a request's head and on what was seen of its body.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 
 use super::scan::{Message, Scanner};
 use crate::{
     context::RequestContext,
+    mcp_wire::header_text_decoded,
     rejection::{Rejection, RejectionKind},
     request_form::is_websocket,
     tokens::{Principal, TokenScopes},
@@ -102,20 +102,11 @@ fn named(headers: &HeaderMap) -> Result<Named, Rejection> {
         let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
             (None, _) => Ok(None),
-            (Some(value), None) => decoded(value).map(Some).ok_or_else(|| denied("mcp header")),
+            (Some(value), None) => header_text_decoded(value).map(Some).ok_or_else(|| denied("mcp header")),
             (Some(_), Some(_)) => Err(denied("mcp header twice")),
         }
     };
     Ok(Named { method: one("mcp-method")?, name: one("mcp-name")? })
-}
-
-/// The value, or what is inside `=?base64?…?=`.
-fn decoded(value: &HeaderValue) -> Option<String> {
-    let text = value.to_str().ok()?.trim();
-    match text.strip_prefix("=?base64?").and_then(|t| t.strip_suffix("?=")) {
-        Some(encoded) => String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok(),
-        None => Some(text.to_owned()),
-    }
 }
 
 fn is_plain_utf8(headers: &HeaderMap) -> bool {

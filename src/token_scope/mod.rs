@@ -1,5 +1,14 @@
 //! `TokenScopeLayer`: what this token may do with this target.
 //!
+//! ```
+//! use portcullis::{token_scope::TokenScopeLayer, tokens::TokenScopes};
+//!
+//! let scopes = TokenScopes::new().targets(["https://*.example.com/mcp/*"])?.tools(["search", "echo"])?;
+//! let layer = TokenScopeLayer::new();
+//! # Ok::<(), portcullis::ConfigError>(())
+//! ```
+//!
+//! # Rules
 //! 1. The principal's [`TokenScopes`](crate::tokens::TokenScopes) are held against the target, the HTTP method and, for a
 //!    handshake, against the right to open a WebSocket. What does not fit is a 403 like every other denial, reason `scope`.
 //! 2. Only where the scopes name MCP methods or tools, the JSON-RPC messages in the request body are looked at. The body goes on
@@ -15,16 +24,13 @@
 //! 6. A tunnel cannot be looked into: a token with MCP scopes opens neither a WebSocket nor `CONNECT` tunnels.
 //! 7. Without a principal, or with scopes and no target, the request is refused (`Misconfigured`).
 //!
-//! **Where it stands:** after the target is known and before the guard, so that a token never learns what the policy says of
+//! # Where it stands
+//! After the target is known and before the guard, so that a token never learns what the policy says of
 //! targets that are none of its business.
 //!
-//! ```
-//! use portcullis::{token_scope::TokenScopeLayer, tokens::TokenScopes};
-//!
-//! let scopes = TokenScopes::new().targets(["https://*.example.com/mcp/*"])?.tools(["search", "echo"])?;
-//! let layer = TokenScopeLayer::new();
-//! # Ok::<(), portcullis::ConfigError>(())
-//! ```
+//! # Cost
+//! Nothing for a token without MCP scopes but the comparison of its targets. With them at most [`LOOK`] bytes of a body are
+//! held back, and the rest is scanned as it passes.
 
 mod body;
 mod future;

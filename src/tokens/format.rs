@@ -20,6 +20,7 @@ const CRC_LEN: usize = 6;
 
 /// A new token: the secret to hand over once, and its public id.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct GeneratedToken {
     /// The eight characters of id inside the token; they may be shown.
     pub id: Box<str>,
@@ -49,7 +50,7 @@ pub fn generate(prefix: &str) -> Result<GeneratedToken, ConfigError> {
 
 /// What the check sum of a string says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checksum {
+pub(crate) enum Checksum {
     /// It has the form of a generated token and the check sum is right.
     Right,
     /// It has the form, but nobody has generated it: not worth a look-up.
@@ -60,7 +61,7 @@ pub enum Checksum {
 
 /// Looks at the form and the check sum of a string that is offered as a token. The answer depends on nothing secret.
 #[must_use]
-pub fn checksum(token: &[u8]) -> Checksum {
+pub(crate) fn checksum(token: &[u8]) -> Checksum {
     // From the end: only the prefix has no length of its own.
     let tail_at = token.len().checked_sub(SECRET_LEN + CRC_LEN);
     let Some((head, tail)) = tail_at.and_then(|at| token.split_at_checked(at)) else { return Checksum::Absent };

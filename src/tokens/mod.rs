@@ -1,4 +1,4 @@
-//! F1: proxy tokens: format, hashes, records, scopes and the table that finds them. Pure decisions.
+//! Proxy tokens: format, hashes, records, scopes and the table that finds them. Pure decisions.
 //!
 //! 1. A token made here reads `<prefix>_<id>_<secret><crc>`, for instance `pcl_4kT9…_…`: eight characters of id, 32 random bytes
 //!    and a CRC-32, all in Base62. A slip of the pen fails the check sum and never reaches a store. Any other string of 32 or more
@@ -33,9 +33,10 @@ mod static_store;
 mod store;
 
 pub use digest::{TokenDigest, TokenHasher};
-pub use format::{Checksum, DEFAULT_PREFIX, GeneratedToken, MIN_TOKEN_LEN, checksum, generate};
+pub(crate) use format::{Checksum, checksum};
+pub use format::{DEFAULT_PREFIX, GeneratedToken, MIN_TOKEN_LEN, generate};
 pub use live::{LiveToken, TokenFault, verify};
-pub use pattern::{TargetPattern, path_is_ambiguous};
+pub use pattern::TargetPattern;
 pub use principal::Principal;
 pub use record::{TokenHash, TokenRecord};
 pub use scopes::TokenScopes;

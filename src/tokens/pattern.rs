@@ -146,7 +146,7 @@ impl fmt::Debug for TargetPattern {
 /// Whether a server could read another path out of these bytes than we do: `.` and `..` segments (also as `%2e`, and before the
 /// parameters that some servers cut off at `;`), `\`, and the escapes `%2f` and `%5c`.
 #[must_use]
-pub fn path_is_ambiguous(path: &str) -> bool {
+pub(crate) fn path_is_ambiguous(path: &str) -> bool {
     let bytes = path.as_bytes();
     let escapes = |code: &[u8]| {
         bytes.windows(3).any(|w| w.first() == Some(&b'%') && w.get(1..).is_some_and(|c| c.eq_ignore_ascii_case(code)))

@@ -1,16 +1,9 @@
 //! Who is asking.
 
-use std::{
-    fmt,
-    hash::{BuildHasher as _, RandomState},
-    sync::{Arc, LazyLock},
-};
+use std::{fmt, sync::Arc};
 
 use super::TokenScopes;
 use crate::signal::Signal;
-
-/// One key a process, so that the hash says nothing to others and cannot be aimed at a slot of a table.
-static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Who is asking: the owner of a token or of a client certificate. Cloning is cheap.
 #[derive(Clone)]
@@ -19,7 +12,6 @@ pub struct Principal(Arc<Inner>);
 #[derive(Clone)]
 struct Inner {
     id: Arc<str>,
-    hash: u64,
     revoked: Option<Signal>,
     scopes: Arc<TokenScopes>,
     quota: Option<Arc<str>>,
@@ -30,21 +22,13 @@ impl Principal {
     /// A principal of that id, without scopes (whatever the policy allows). The id is what logs show; it is never a secret.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        let id = id.into();
-        let hash = KEY.hash_one(&*id);
-        Self(Arc::new(Inner { id, hash, revoked: None, scopes: Arc::default(), quota: None, tenant: None }))
+        Self(Arc::new(Inner { id: id.into(), revoked: None, scopes: Arc::default(), quota: None, tenant: None }))
     }
 
     /// The id.
     #[must_use]
     pub fn id(&self) -> &Arc<str> {
         &self.0.id
-    }
-
-    /// A hash of the id, computed once, under a key of this process: for tables in memory, never for anything shared.
-    #[must_use]
-    pub fn id_hash(&self) -> u64 {
-        self.0.hash
     }
 
     /// Fires when the credential is revoked.
@@ -103,17 +87,5 @@ impl Principal {
 impl fmt::Debug for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Principal").field("id", &self.0.id).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_belongs_to_the_id() {
-        let a = Principal::new("a");
-        assert_eq!(a.id_hash(), Principal::new("a").with_quota(Some("1/s".into())).id_hash());
-        assert_ne!(a.id_hash(), Principal::new("b").id_hash());
     }
 }

@@ -33,8 +33,9 @@ impl TokenScopes {
     ///
     /// # Errors
     /// If one is not a [`TargetPattern`].
-    pub fn targets<'a>(mut self, patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
-        self.targets = Some(patterns.into_iter().map(TargetPattern::parse).collect::<Result<_, _>>()?);
+    pub fn targets<S: AsRef<str>>(mut self, patterns: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
+        self.targets =
+            Some(patterns.into_iter().map(|pattern| TargetPattern::parse(pattern.as_ref())).collect::<Result<_, _>>()?);
         Ok(self)
     }
 
@@ -42,12 +43,12 @@ impl TokenScopes {
     ///
     /// # Errors
     /// If one is not a method's name, or is written in lower case (methods are case-sensitive, RFC 9110 §9.1).
-    pub fn methods<'a>(mut self, methods: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
+    pub fn methods<S: AsRef<str>>(mut self, methods: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         let parse = |name: &str| match Method::from_bytes(name.as_bytes()) {
             Ok(method) if !name.bytes().any(|b| b.is_ascii_lowercase()) => Ok(method),
             _ => Err(ConfigError::new(name, "not an HTTP method in upper case")),
         };
-        self.methods = Some(methods.into_iter().map(parse).collect::<Result<_, _>>()?);
+        self.methods = Some(methods.into_iter().map(|method| parse(method.as_ref())).collect::<Result<_, _>>()?);
         Ok(self)
     }
 
@@ -62,8 +63,8 @@ impl TokenScopes {
     ///
     /// # Errors
     /// If a name is empty or has `*` elsewhere than at its end.
-    pub fn mcp_methods<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
-        self.mcp_methods = Some(names.into_iter().map(name).collect::<Result<_, _>>()?);
+    pub fn mcp_methods<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
+        self.mcp_methods = Some(names.into_iter().map(|text| name(text.as_ref())).collect::<Result<_, _>>()?);
         Ok(self)
     }
 
@@ -71,8 +72,8 @@ impl TokenScopes {
     ///
     /// # Errors
     /// If a name is empty or has `*` elsewhere than at its end.
-    pub fn tools<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
-        self.tools = Some(names.into_iter().map(name).collect::<Result<_, _>>()?);
+    pub fn tools<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
+        self.tools = Some(names.into_iter().map(|text| name(text.as_ref())).collect::<Result<_, _>>()?);
         Ok(self)
     }
 
@@ -171,7 +172,7 @@ mod tests {
         assert!(!scopes.allows_target(&Target::parse("https://example.com/").unwrap()));
         assert!(scopes.allows_method(&Method::GET) && !scopes.allows_method(&Method::DELETE) && !scopes.allows_websocket());
         assert!(!scopes.restricts_mcp() && scopes.allows_tool("x") && !scopes.is_unrestricted());
-        assert!(!TokenScopes::new().targets([]).unwrap().allows_target(&Target::parse("https://a.example/").unwrap()));
+        assert!(!TokenScopes::new().targets([""; 0]).unwrap().allows_target(&Target::parse("https://a.example/").unwrap()));
     }
 
     #[test]

@@ -1,14 +1,5 @@
 //! A `tracing` span around each request, named and filled by the HTTP semantic conventions of OpenTelemetry (1.23, server side).
 //!
-//! 1. The span is called `HTTP request`, level INFO, target `portcullis::http`; a subscriber that is not interested costs one check.
-//! 2. Fields: `otel.kind`, `http.request.method`, `url.scheme`, `url.path` (never the query: tokens travel there),
-//!    `client.address`, `network.protocol.version`, and when the head is there `http.response.status_code`, `error.type` for 5xx
-//!    and refusals, `server.address` and `server.port` of the target.
-//! 3. No trace context is read from clients or sent to targets: both are somebody else's.
-//!
-//! # Where it stands
-//! Right inside [`AuditLayer`](crate::audit::AuditLayer); the span ends with the response head, the record with the body.
-//!
 //! ```
 //! use http::{Request, Response};
 //! use portcullis::trace_span::TraceSpanLayer;
@@ -22,6 +13,19 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Rules
+//! 1. The span is called `HTTP request`, level INFO, target `portcullis::http`; a subscriber that is not interested costs one check.
+//! 2. Fields: `otel.kind`, `http.request.method`, `url.scheme`, `url.path` (never the query: tokens travel there),
+//!    `client.address`, `network.protocol.version`, and when the head is there `http.response.status_code`, `error.type` for 5xx
+//!    and refusals, `server.address` and `server.port` of the target.
+//! 3. No trace context is read from clients or sent to targets: both are somebody else's.
+//!
+//! # Where it stands
+//! Right inside [`AuditLayer`](crate::audit::AuditLayer); the span ends with the response head, the record with the body.
+//!
+//! # Cost
+//! Nothing but the check where no subscriber is interested; else what the subscriber makes of a span.
 
 use std::{
     future::Future,

@@ -1,4 +1,4 @@
-//! F3: the guarded client: judged connections, a pool split by principal and policy generation, HTTP/1.1 and HTTP/2.
+//! The guarded client: judged connections, a pool split by principal and policy generation, HTTP/1.1 and HTTP/2.
 //!
 //! [`Upstream`] is what [`ProxyService`](crate::proxy::ProxyService) forwards through, and a client of its own for webhooks and
 //! link previews: see [`Upstream::fetch`].

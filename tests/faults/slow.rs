@@ -6,7 +6,7 @@ use portcullis::serve::Server;
 
 use crate::support::*;
 
-pub fn short() -> portcullis::serve::Builder {
+pub fn short() -> portcullis::serve::ServerBuilder {
     Server::builder()
         .header_timeout(T)
         .body_idle_timeout(T)

@@ -13,7 +13,7 @@ use portcullis::{
     request_head::RequestHeadLayer,
     request_line::RequestLineLayer,
     response_limit::ResponseLimitLayer,
-    serve::{Builder, Drained, Server},
+    serve::{Drained, Server, ServerBuilder},
     ssrf_guard::SsrfGuardLayer,
     target::{Connect, PathPrefix, TargetExtractor as _, TargetLayer, TargetParser},
     total_timeout::TotalTimeoutLayer,
@@ -57,7 +57,7 @@ pub fn alive_tasks() -> usize {
 
 /// How the stack is put together.
 pub struct Setup {
-    pub server: Builder,
+    pub server: ServerBuilder,
     pub connector: GuardedConnectorBuilder,
     pub in_flight: usize,
     pub upstream: fn(UpstreamBuilder) -> UpstreamBuilder,

@@ -36,8 +36,8 @@ pub struct Proxy {
 pub struct Records(Mutex<Vec<Record>>);
 
 impl CloseRecord for Records {
-    fn close(&self, record: Record) {
-        self.0.lock().unwrap().push(record);
+    fn close(&self, record: &mut Record) {
+        self.0.lock().unwrap().push(record.clone());
     }
 }
 

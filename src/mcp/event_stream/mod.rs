@@ -1,15 +1,5 @@
 //! Event streams on their way to the client, and links in path style.
 //!
-//! 1. Every `text/event-stream` answer gets `X-Accel-Buffering: no`, so that a front server does not hold it back.
-//! 2. With [`EventStreamLayer::keep_alive`], an idle stream gets a comment (`:`) between two lines, never inside one.
-//! 3. With [`EventStreamLayer::rewrite_links`], and only for targets named in path style: a `Location` on the target's own origin leads
-//!    through this server again; so does the URL of an `endpoint` event on a `GET` stream, for which the target is asked not to
-//!    compress. A compressed one all the same is a 502.
-//! 4. An `endpoint` event that names another origin ends the stream with an error: a client that followed it would send its
-//!    `Authorization` there.
-//!
-//! It stands inside the target layer and outside of `ProxyService`.
-//!
 //! ```
 //! use portcullis::mcp::{EventStreamLayer, PublicBase};
 //! use std::time::Duration;
@@ -20,6 +10,22 @@
 //! # let _ = layer;
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
+//!
+//! # Rules
+//! 1. Every `text/event-stream` answer gets `X-Accel-Buffering: no`, so that a front server does not hold it back.
+//! 2. With [`EventStreamLayer::keep_alive`], an idle stream gets a comment (`:`) between two lines, never inside one.
+//! 3. With [`EventStreamLayer::rewrite_links`], and only for targets named in path style: a `Location` on the target's own origin leads
+//!    through this server again; so does the URL of an `endpoint` event on a `GET` stream, for which the target is asked not to
+//!    compress. A compressed one all the same is a 502.
+//! 4. An `endpoint` event that names another origin ends the stream with an error: a client that followed it would send its
+//!    `Authorization` there.
+//!
+//! # Where it stands
+//! It stands inside the target layer and outside of `ProxyService`.
+//!
+//! # Cost
+//! Streams pass as they come. A timer for each stream that is kept alive; in path style an `endpoint` stream is scanned line by
+//! line.
 
 mod base;
 mod body;

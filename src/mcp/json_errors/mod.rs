@@ -1,11 +1,5 @@
 //! Refusals as JSON-RPC errors.
 //!
-//! 1. Only answers that carry a [`Rejection`] change, and only for a `POST` with a JSON content type.
-//! 2. Status and fields stay; the body becomes a JSON-RPC error ([`error_body`]) of type `application/json`.
-//! 3. The id is echoed where an inner layer has noted it in the audit record; else it is null.
-//!
-//! It stands outside of everything that refuses (directly inside the audit layer), on MCP routes only.
-//!
 //! ```
 //! use http::{Request, Response};
 //! use portcullis::{body::ResponseBody, mcp::JsonRpcErrorLayer, rejection::{Rejection, RejectionKind}};
@@ -20,6 +14,18 @@
 //! assert_eq!((response.status().as_u16(), &response.headers()["content-type"]), (403, &"application/json".parse().unwrap()));
 //! # });
 //! ```
+//!
+//! # Rules
+//! 1. Only answers that carry a [`Rejection`] change, and only for a `POST` with a JSON content type.
+//! 2. Status and fields stay; the body becomes a JSON-RPC error of type `application/json`, with a code of its own for each kind
+//!    ([`error_code`](super::error_code)).
+//! 3. The id is echoed where an inner layer has noted it in the audit record; else it is null.
+//!
+//! # Where it stands
+//! It stands outside of everything that refuses (directly inside the audit layer), on MCP routes only.
+//!
+//! # Cost
+//! A look at one header field; a body is rendered for refusals only.
 
 use std::{
     pin::Pin,

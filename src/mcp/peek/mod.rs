@@ -1,13 +1,5 @@
 //! A bounded look into JSON-RPC bodies.
 //!
-//! 1. Looked at is a `POST` with a JSON content type and without `Expect`; everything else passes untouched.
-//! 2. At most the configured number of bytes is held. A longer body goes on as a stream and nothing is noted.
-//! 3. A single message is noted in the request context and in the audit record: method, name, id. A batch, an ambiguous or a
-//!    malformed body is not: what is not noted is not exempt and not known, and inner layers decide for themselves.
-//!
-//! It stands after authentication, because it makes the proxy hold client bytes, and before the limiter that exempts probes
-//! ([`is_probe`](crate::mcp_wire::is_probe)).
-//!
 //! ```
 //! use portcullis::{context::RequestContext, mcp::{PeekLayer, PeekedBody}};
 //! use http::{Request, Response};
@@ -26,6 +18,19 @@
 //! assert_eq!((call.method.as_deref(), call.name.as_deref()), (Some("tools/call"), Some("echo")));
 //! # });
 //! ```
+//!
+//! # Rules
+//! 1. Looked at is a `POST` with a JSON content type and without `Expect`; everything else passes untouched.
+//! 2. At most the configured number of bytes is held. A longer body goes on as a stream and nothing is noted.
+//! 3. A single message is noted in the request context and in the audit record: method, name, id. A batch, an ambiguous or a
+//!    malformed body is not: what is not noted is not exempt and not known, and inner layers decide for themselves.
+//!
+//! # Where it stands
+//! It stands after authentication, because it makes the proxy hold client bytes, and before the limiter that exempts probes
+//! ([`is_mcp_probe`](crate::limiter::is_mcp_probe)).
+//!
+//! # Cost
+//! Bodies up to the limit are held until they are whole, and scanned once, without building a document.
 
 mod body;
 

@@ -257,7 +257,8 @@ where
                     Front::Part => {}
                 }
             }
-            if self.leaving {
+            // A head that has begun is read to its end: its client has been told nothing yet.
+            if self.leaving && self.read.is_empty() {
                 self.stage = Stage::Closing;
                 return Poll::Ready(None);
             }
