@@ -138,10 +138,10 @@ async fn a_full_server_sheds_at_once() {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let start = Instant::now();
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut head = [0; 16];
-        stream.read_exact(&mut head).await.unwrap();
+        let mut opening = [0; 16];
+        stream.read_exact(&mut opening).await.unwrap();
         times.push(start.elapsed());
-        assert!(head.starts_with(b"HTTP/1.1 503"));
+        assert!(opening.starts_with(b"HTTP/1.1 503"));
     }
     times.sort_unstable();
     assert!(times[25] < Duration::from_millis(5), "{times:?}");

@@ -239,9 +239,9 @@ mod tests {
         if !masked {
             return [&[PONG, len], mark].concat();
         }
-        let mask = [7, 0x8a, 3, 4];
-        let payload: Vec<_> = mark.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m).collect();
-        [&[PONG, 0x80 | len], &mask[..], &payload].concat()
+        let veil = [7, 0x8a, 3, 4];
+        let payload: Vec<_> = mark.iter().zip(veil.iter().cycle()).map(|(b, m)| b ^ m).collect();
+        [&[PONG, 0x80 | len], &veil[..], &payload].concat()
     }
 
     fn end(masked: bool) -> (End, Instant) {

@@ -34,9 +34,9 @@ impl Frame {
         let mut out = vec![self.first];
         let bit = if masked { 0x80 } else { 0 };
         match self.payload.len() {
-            len @ 0..=125 => out.push(bit | len as u8),
+            len @ 0..=125 => out.push(bit | u8::try_from(len).unwrap()),
             len => {
-                out.push(bit | 126);
+                out.push(bit | 0x7e);
                 out.extend_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
             }
         }

@@ -112,7 +112,7 @@ impl Wire {
 
     /// Reads more; false at the end of the stream or on a reset.
     pub async fn fill(&mut self) -> bool {
-        let mut piece = [0; 16 * 1024];
+        let mut piece = vec![0; 16 * 1024];
         match soon("a read", self.stream.read(&mut piece)).await {
             Ok(n) if n > 0 => {
                 self.buf.extend_from_slice(&piece[..n]);

@@ -17,6 +17,7 @@ const BODY: usize = 32 * 1024;
 
 /// What stands at the front of the bytes that were read.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is what nearly every look finds, and it is taken apart at once")]
 pub(super) enum Front {
     /// Not yet a whole head.
     Part,
@@ -107,12 +108,12 @@ pub(super) fn take(buf: &mut BytesMut) -> Front {
     let head = buf.split_to(end).freeze();
     let body = if length == 0 { Bytes::new() } else { buf.split_to(length).freeze() };
     let cut = |(from, to): (u32, u32)| head.slice(from as usize..to as usize);
-    let Ok(uri) = Uri::from_maybe_shared(cut(path)) else { return restore(buf, head, body) };
+    let Ok(uri) = Uri::from_maybe_shared(cut(path)) else { return restore(buf, &head, &body) };
     let mut headers = HeaderMap::with_capacity(count);
     for span in spans {
         let name = HeaderName::from_bytes(head.get(span.name.0 as usize..span.name.1 as usize).unwrap_or_default());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(cut(span.value))) else {
-            return restore(buf, head, body);
+            return restore(buf, &head, &body);
         };
         headers.append(name, value);
     }
@@ -126,9 +127,9 @@ pub(super) fn take(buf: &mut BytesMut) -> Front {
 
 /// Undoes the cut: rare, because the parser has looked at every byte already.
 #[cold]
-fn restore(buf: &mut BytesMut, head: Bytes, body: Bytes) -> Front {
+fn restore(buf: &mut BytesMut, head: &[u8], body: &[u8]) -> Front {
     let mut all = BytesMut::with_capacity(head.len() + body.len() + buf.len());
-    for part in [&head[..], &body[..], &buf[..]] {
+    for part in [head, body, buf] {
         all.extend_from_slice(part);
     }
     *buf = all;

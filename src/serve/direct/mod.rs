@@ -70,6 +70,7 @@ enum Stage {
 }
 
 /// One connection.
+#[expect(clippy::struct_excessive_bools, reason = "four facts that hold independently of each other")]
 pub(super) struct Connection<S, B>
 where
     S: Service<Request<RequestBody>>,

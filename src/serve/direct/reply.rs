@@ -1,9 +1,14 @@
 //! Replies as bytes: the head, and the framing of what follows it (RFC 9112 §6).
 
-use std::{cell::RefCell, time::SystemTime};
+use std::{
+    cell::RefCell,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response::Parts};
+
+use crate::clock::{Clock as _, SystemClock};
 
 /// How a body's end is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -221,8 +226,8 @@ impl Out {
         thread_local! {
             static LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
         }
-        let now = SystemTime::now();
-        let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let now = SystemClock.wall();
+        let second = now.duration_since(SystemTime::UNIX_EPOCH).as_ref().map_or(0, Duration::as_secs);
         LINE.with_borrow_mut(|(written, line)| {
             if *written != second || line.is_empty() {
                 *line = format!("date: {}\r\n", httpdate::fmt_http_date(now));

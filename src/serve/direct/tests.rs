@@ -84,7 +84,7 @@ async fn answer(seen: Seen, request: Request<RequestBody>) -> Result<Response<Sc
     seen.alive.fetch_add(1, SeqCst);
     let _held = Held(seen.alive.clone());
     let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.map(|b| b.to_bytes());
+    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
     let (frames, exact) = match path.as_str() {
         "/echo" => match body {
             Ok(body) => (
@@ -301,7 +301,7 @@ async fn a_reader_that_stops_stops_the_body() {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), read).await.expect("the whole body");
-    assert_eq!(rest.iter().filter(|b| **b == b'x').count(), 4096 * 64 * 1024);
+    assert_eq!(memchr::memchr_iter(b'x', &rest).count(), 4096 * 64 * 1024);
 }
 
 #[tokio::test]

@@ -311,6 +311,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "beside a frame that is not ready")]
     fn data(piece: &[u8]) -> Option<Frame<Bytes>> {
         Some(Frame::data(Bytes::copy_from_slice(piece)))
     }
@@ -437,7 +438,7 @@ mod tests {
         ) {
             let mut all = Vec::new();
             let frames: Vec<_> = sizes.iter().map(|n| (*n != usize::MAX).then(|| {
-                let piece: Vec<u8> = (0..*n).map(|i| (i * 7 + n) as u8).collect();
+                let piece: Vec<u8> = (0..*n).map(|i| u8::try_from((i * 7 + n) % 251).unwrap()).collect();
                 all.extend_from_slice(&piece);
                 Frame::data(Bytes::from(piece))
             })).collect();
