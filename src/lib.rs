@@ -87,7 +87,7 @@ Longer walks are in the [`guide`].
 //!
 //! | feature | default | brings |
 //! |---|---|---|
-//! | `proxy` | yes | hyper: the guarded client, `ProxyService`, the server |
+//! | `proxy` | yes | the guarded client, `ProxyService`, the server; hyper and httparse under them |
 //! | `hickory` | yes | DNS through hickory, the connector's default resolver |
 //! | `tls` | yes | rustls with ring and Mozilla's roots, towards targets and on the listener; client certificates |
 //! | `redis` | no | `RedisStore`: rate limits that several servers share |

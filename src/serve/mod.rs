@@ -1,4 +1,4 @@
-//! A hardened server for the stack: hyper's HTTP/1.1 and HTTP/2 connections with every limit set.
+//! A hardened server for the stack: HTTP/1.1 and HTTP/2 connections with every limit set.
 //!
 //! `axum::serve` and a bare hyper loop hold a client that never finishes its request head for ever, forget upgraded
 //! connections when they shut down, and answer an early refusal of an upload with a reset. This server does not:
@@ -18,6 +18,9 @@
 //!    else was queued have been written: h2 throws away what is queued when it resets.
 //! 7. On shutdown the listener closes, idle connections close, requests in flight may finish, tunnels are told and waited for.
 //!    What has not ended within the drain time is cut; [`Drained`] says how much.
+//!
+//! Plain HTTP/1.1 requests (a path, a few fields, no body or a small one that comes with its head) are read by `httparse` and called
+//! at once. Whatever else a connection carries, hyper reads, from there to the connection's end.
 //!
 //! [`Server::reconfigure`] puts other times and sizes in force while the server runs.
 //!
