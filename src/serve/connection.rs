@@ -77,10 +77,15 @@ impl Connection {
         let mut keeper = Keeper::new(Arc::clone(&flow), streams.clone(), Arc::clone(&live.times), Arc::clone(&inner.counters));
         let mut service = service;
         if streams.is_none() {
-            let connection = direct::Connection::new(io, service, Arc::clone(&shared), Arc::clone(&flow));
+            let connection = direct::Connection::new(io, service, Arc::clone(&shared), Arc::clone(&flow), live.head_caps);
             let leave = |c: Pin<&mut direct::Connection<S, B>>| c.get_mut().leave();
             match drive(connection, leave, &mut keeper, &inner.stages).await {
                 Some(Direct::HandOver { io: rest, service: same }) => (io, service) = (rest, same),
+                Some(Direct::Broken) => {
+                    inner.counters.add(Counter::Broken);
+                    tracing::debug!(%peer, "connection broke off");
+                    return;
+                }
                 Some(Direct::Ended) | None => return,
             }
         }
@@ -187,6 +192,7 @@ async fn drive<C: Future>(
     let mut changed = pin!(stages.changed());
     let mut seen = Stage::Running;
     let mut registered = false;
+    let (mut polled, mut bye) = (false, false);
     std::future::poll_fn(|cx| {
         let stage = stages.stage();
         if stage != seen {
@@ -194,7 +200,11 @@ async fn drive<C: Future>(
             if stage == Stage::Cut {
                 return Poll::Ready(None);
             }
-            goodbye(connection.as_mut());
+            if polled {
+                goodbye(connection.as_mut());
+            } else {
+                bye = true;
+            }
             changed.set(stages.changed());
             registered = false;
         }
@@ -207,6 +217,12 @@ async fn drive<C: Future>(
         }
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(result));
+        }
+        polled = true;
+        if std::mem::take(&mut bye) {
+            // Behind the first poll: hyper closes a connection at once on which it has read nothing yet, not even what was put back for it.
+            goodbye(connection.as_mut());
+            cx.waker().wake_by_ref();
         }
         match keeper.poll(cx) {
             Poll::Pending => Poll::Pending,

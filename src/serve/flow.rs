@@ -292,6 +292,11 @@ impl Flow {
         self.set(UPGRADED);
     }
 
+    /// The upgrade did not come about.
+    pub(super) fn not_upgraded(&self) {
+        self.clear(UPGRADED);
+    }
+
     pub(super) fn upgraded(&self) -> bool {
         self.has(UPGRADED)
     }

@@ -134,6 +134,9 @@ impl AsyncRead for Io {
             let bytes = me.prefix.split_to(me.prefix.len().min(buf.remaining()));
             buf.put_slice(&bytes);
             me.flow.socket_read(&bytes);
+            if me.prefix.is_empty() {
+                me.prefix = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

@@ -58,6 +58,8 @@ impl Settings {
 pub(super) struct PerConnection {
     pub(super) times: Arc<Times>,
     pub(super) h1: http1::Builder,
+    /// The parser's caps, as hyper has them: bytes and fields of a head.
+    pub(super) head_caps: (usize, usize),
     pub(super) h2: H2Settings,
     pub(super) drain: Duration,
     pub(super) trusted_balancers: Option<Arc<[ipnet::IpNet]>>,
@@ -237,10 +239,11 @@ impl Builder {
         let mut h1 = http1::Builder::new();
         // The parser's caps stand above ours: what passes them is answered by a layer, with a body and an audit record.
         let header_cap = self.max_header_bytes + self.max_header_bytes / 2;
+        let head_caps = (header_cap, self.max_headers + self.max_headers / 4 + 1);
         h1.half_close(false)
             .header_read_timeout(None)
             .timer(hyper_util::rt::TokioTimer::new())
-            .max_headers(self.max_headers + self.max_headers / 4 + 1)
+            .max_headers(head_caps.1)
             .max_header_size(header_cap)
             .max_buf_size(header_cap.max(128 * 1024));
         let pace = |idle: Option<Duration>, rate| {
@@ -260,7 +263,8 @@ impl Builder {
             ping_interval: self.ping_interval,
             ping_timeout: self.ping_timeout,
         };
-        PerConnection { times: Arc::new(times), h1, h2, drain: self.drain, trusted_balancers: self.trusted_balancers.clone() }
+        let trusted_balancers = self.trusted_balancers.clone();
+        PerConnection { times: Arc::new(times), h1, head_caps, h2, drain: self.drain, trusted_balancers }
     }
 
     /// The server.

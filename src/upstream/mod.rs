@@ -38,6 +38,9 @@ use h1::{Failed, H1, Head, HeadLimits};
 use pool::{KeyRef, Pool, PoolLimits};
 pub use response::UpstreamBody;
 
+/// As good as no limit, and short enough to be added to any moment.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+
 /// How a response came about.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -291,13 +294,13 @@ impl Inner {
 impl UpstreamBuilder {
     /// Time from the end of the request to the response head. Default 30 s: generous for a tool call, short of a browser's patience.
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
-        self.head.timeout = timeout;
+        self.head.timeout = timeout.min(FOREVER);
         self
     }
 
     /// Longest silence in a response body. Default 5 min; comments on event streams count as bytes.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle = timeout;
+        self.idle = timeout.min(FOREVER);
         self
     }
 

@@ -102,6 +102,7 @@ impl UpstreamBody {
 
     /// Nothing may arrive for that long, or the stream ends with an error. Comments on event streams count as arrivals.
     pub fn set_idle_timeout(&mut self, idle: Duration) {
+        let idle = idle.min(super::FOREVER);
         match &mut self.kind {
             Kind::Empty | Kind::Full(_) => {}
             Kind::Inline(conn) => conn.set_idle(idle),

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 use crate::serve::RequestBody;
 
@@ -14,6 +14,32 @@ const FIELDS: usize = 48;
 const HEAD: usize = 16 * 1024;
 /// Most bytes of a body that is taken together with its head.
 const BODY: usize = 32 * 1024;
+
+/// How large a head may be here. What is larger is hyper's to refuse or to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caps {
+    bytes: usize,
+    fields: usize,
+}
+
+impl Caps {
+    /// The parser's caps in bytes and fields, if they are below those of this module.
+    pub(super) fn new((bytes, fields): (usize, usize)) -> Self {
+        Self { bytes: bytes.min(HEAD), fields: fields.min(FIELDS) }
+    }
+}
+
+/// Whether there is something to look at: bytes that are new, or a line end behind a line end in what came since a first part of a head
+/// was `seen`. A head that drips in is not parsed for every byte.
+pub(super) fn may_end(buf: &[u8], seen: usize, caps: Caps) -> bool {
+    if seen == 0 || buf.len() > caps.bytes {
+        return !buf.is_empty();
+    }
+    // Empty lines in front of a request end nothing.
+    let first = buf.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(buf.len());
+    let new = buf.get(seen.saturating_sub(3).max(first)..).unwrap_or_default();
+    memchr_iter(b'\n', new).any(|i| matches!(new.get(i + 1..), Some([b'\n', ..] | [b'\r', b'\n', ..])))
+}
 
 /// What stands at the front of the bytes that were read.
 #[derive(Debug)]
@@ -46,12 +72,12 @@ struct Span {
 }
 
 /// Takes a whole request off the front of `buf`, or nothing.
-pub(super) fn take(buf: &mut BytesMut) -> Front {
+pub(super) fn take(buf: &mut BytesMut, caps: Caps) -> Front {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let end = match parsed.parse_with_uninit_headers(buf, &mut slots) {
-        Ok(httparse::Status::Complete(end)) if end <= HEAD => end,
-        Ok(httparse::Status::Partial) if buf.len() <= HEAD => return Front::Part,
+        Ok(httparse::Status::Complete(end)) if end <= caps.bytes && parsed.headers.len() <= caps.fields => end,
+        Ok(httparse::Status::Partial) if buf.len() <= caps.bytes => return Front::Part,
         _ => return Front::Other,
     };
     let (Some(method), Some(path), Some(1)) = (parsed.method, parsed.path, parsed.version) else { return Front::Other };
@@ -151,9 +177,11 @@ mod tests {
 
     use super::*;
 
+    const OPEN: (usize, usize) = (usize::MAX, usize::MAX);
+
     fn front(text: &str) -> (Front, BytesMut) {
         let mut buf = BytesMut::from(text);
-        (take(&mut buf), buf)
+        (take(&mut buf, Caps::new(OPEN)), buf)
     }
 
     #[test]
@@ -167,7 +195,7 @@ mod tests {
         assert!(!whole.close);
         assert_eq!(&rest[..], b"GET / HTTP/1.1\r\n");
         let mut rest = rest;
-        assert!(matches!(take(&mut rest), Front::Part));
+        assert!(matches!(take(&mut rest, Caps::new(OPEN)), Front::Part));
     }
 
     #[test]
@@ -218,11 +246,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn smaller_caps_hold_here_too() {
+        let text = "GET / HTTP/1.1\r\nA: 1\r\nB: 2\r\n\r\n";
+        for (caps, whole) in [((text.len(), 2), true), ((text.len() - 1, 2), false), ((text.len(), 1), false)] {
+            let found = take(&mut BytesMut::from(text), Caps::new(caps));
+            assert_eq!(matches!(found, Front::Whole(_)), whole, "{caps:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_drips_in_is_looked_at_when_it_may_have_ended() {
+        for text in ["GET / HTTP/1.1\r\nA: 1\r\n\r\n", "\r\n\r\nGET / HTTP/1.1\nA: 1\n\n", "GET / HTTP/1.1\r\n\r\n"] {
+            let (mut seen, mut looks, mut end) = (0, 0, None);
+            for len in 1..=text.len() {
+                if may_end(&text.as_bytes()[..len], seen, Caps::new(OPEN)) {
+                    looks += 1;
+                    match take(&mut BytesMut::from(&text[..len]), Caps::new(OPEN)) {
+                        Front::Part => seen = len,
+                        Front::Whole(_) => end = Some(len),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+            assert_eq!((looks, end), (2, Some(text.len())), "{text:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_either_taken_or_left_alone(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut buf = BytesMut::from(&bytes[..]);
-            if !matches!(take(&mut buf), Front::Whole(_)) {
+            if !matches!(take(&mut buf, Caps::new(OPEN)), Front::Whole(_)) {
                 prop_assert_eq!(&buf[..], &bytes[..]);
             }
         }

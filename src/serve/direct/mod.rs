@@ -35,7 +35,7 @@ use tokio::io::AsyncWrite as _;
 use tower_service::Service;
 
 use self::{
-    head::{Front, Whole},
+    head::{Caps, Front, Whole},
     reply::{Framing, Out},
 };
 use super::{
@@ -55,6 +55,8 @@ const HELD: usize = 64 * 1024;
 pub(super) enum Direct<S> {
     /// The connection has ended.
     Ended,
+    /// It broke off.
+    Broken,
     /// What comes next is hyper's to read; the bytes are back in `io`.
     HandOver { io: Box<Io>, service: S },
 }
@@ -81,6 +83,9 @@ where
     flow: Arc<Flow>,
     stage: Stage,
     read: BytesMut,
+    /// So many of these were looked at and are the beginning of a head.
+    looked_at: usize,
+    caps: Caps,
     out: Out,
     framing: Framing,
     method: Method,
@@ -105,7 +110,7 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(mut io: Box<Io>, service: S, shared: Arc<Shared>, flow: Arc<Flow>) -> Self {
+    pub(super) fn new(mut io: Box<Io>, service: S, shared: Arc<Shared>, flow: Arc<Flow>, caps: (usize, usize)) -> Self {
         let read = io.take_prefix();
         Self {
             parts: Some((io, service)),
@@ -113,6 +118,8 @@ where
             flow,
             stage: Stage::Reading,
             read,
+            looked_at: 0,
+            caps: Caps::new(caps),
             out: Out::default(),
             framing: Framing::Empty,
             method: Method::GET,
@@ -157,6 +164,10 @@ where
     fn start(&mut self, whole: Whole) {
         let Whole { mut request, close, trailers } = whole;
         let Some((_, service)) = &mut self.parts else { return };
+        if self.read.is_empty() && request.body().size_hint().lower() > READ as u64 {
+            // Its memory goes with the body, and not on with the connection.
+            self.read = BytesMut::new();
+        }
         self.flow.begin(false);
         self.flow.whole_body(request.body().size_hint().lower());
         RequestContext::of_mut(request.extensions_mut()).set_connection(self.shared.info.clone());
@@ -176,6 +187,7 @@ where
             parts = Response::new(()).into_parts().0;
             parts.status = StatusCode::INTERNAL_SERVER_ERROR;
             (exact, keep, self.close) = (Some(0), false, true);
+            self.flow.not_upgraded();
         }
         self.framing = self.out.head(&parts, exact, &self.method, &mut self.close);
         if keep && self.framing != Framing::Empty {
@@ -247,8 +259,11 @@ where
     fn poll_reading(&mut self, cx: &mut Context<'_>) -> Poll<Option<Direct<S>>> {
         loop {
             let mut late = false;
-            if !self.read.is_empty() {
-                match head::take(&mut self.read) {
+            if head::may_end(&self.read, self.looked_at, self.caps) {
+                let seen = self.read.len();
+                let found = head::take(&mut self.read, self.caps);
+                self.looked_at = if matches!(found, Front::Part) { seen } else { 0 };
+                match found {
                     Front::Whole(whole) => {
                         self.start(whole);
                         return Poll::Ready(None);
@@ -277,7 +292,10 @@ where
                 // In the middle of something: hyper counts it as what it is.
                 Poll::Ready(Ok(0)) => return self.hand_over().map(Some),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Some(Direct::Ended)),
+                Poll::Ready(Err(_)) => {
+                    let end = if self.read.is_empty() { Direct::Ended } else { Direct::Broken };
+                    return Poll::Ready(Some(end));
+                }
             }
         }
     }
@@ -286,16 +304,16 @@ where
         loop {
             let more = self.take_body(cx);
             if ready!(self.flush(cx)).is_err() {
-                return Poll::Ready(Some(Direct::Ended));
+                return Poll::Ready(Some(Direct::Broken));
             }
             if self.body.is_some() {
                 if more.is_ready() {
                     continue;
                 }
-                return if self.client_gone(cx) { Poll::Ready(Some(Direct::Ended)) } else { Poll::Pending };
+                return if self.client_gone(cx) { Poll::Ready(Some(Direct::Broken)) } else { Poll::Pending };
             }
             if self.broken {
-                return Poll::Ready(Some(Direct::Ended));
+                return Poll::Ready(Some(Direct::Broken));
             }
             self.stage = if self.close { Stage::Closing } else { Stage::Reading };
             if !self.read.is_empty() {
@@ -331,7 +349,7 @@ where
                             me.reply(response);
                         }
                         Poll::Ready(Err(never)) => match never {},
-                        Poll::Pending if me.client_gone(cx) => return Poll::Ready(Direct::Ended),
+                        Poll::Pending if me.client_gone(cx) => return Poll::Ready(Direct::Broken),
                         Poll::Pending => return Poll::Pending,
                     }
                 }

@@ -145,6 +145,11 @@ impl Out {
             Framing::Length(_) => return false,
             Framing::Chunked(announced) => announced,
         };
+        if !self.large.is_empty() || !self.tail.is_empty() {
+            // The end goes behind the large piece. Trailers never meet one: nothing more is asked of the body before it is written.
+            self.tail = b"\r\n0\r\n\r\n";
+            return true;
+        }
         self.small.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten() {
             if announced.contains(name) && may_trail(name) {

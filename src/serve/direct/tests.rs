@@ -59,6 +59,10 @@ impl Body for Script {
         }
     }
 
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     fn size_hint(&self) -> SizeHint {
         self.exact.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
@@ -94,6 +98,7 @@ async fn answer(seen: Seen, request: Request<RequestBody>) -> Result<Response<Sc
             Err(_) => (vec![Step::Data("bad body")], None),
         },
         "/stream" => (vec![Step::Data("one"), Step::Data(""), Step::Big(70_000), Step::Data("two")], None),
+        "/big" => (vec![Step::Big(70_000)], None),
         "/trailers" => {
             let map = [("x-sum", "7"), ("content-length", "1")].map(|(n, v)| (n.parse().unwrap(), HeaderValue::from_static(v)));
             (vec![Step::Data("one"), Step::Trailers(HeaderMap::from_iter(map))], None)
@@ -172,6 +177,7 @@ async fn the_answers_are_those_of_hyper() {
         "HEAD /echo HTTP/1.1\r\nhost: a\r\n",
         "HEAD /stream HTTP/1.1\r\nhost: a\r\n",
         "GET /stream HTTP/1.1\r\nhost: a\r\n",
+        "GET /big HTTP/1.1\r\nhost: a\r\n",
         "GET /trailers HTTP/1.1\r\nhost: a\r\n",
         "GET /trailers HTTP/1.1\r\nhost: a\r\nte: gzip, Trailers\r\n",
         "GET /204 HTTP/1.1\r\nhost: a\r\n",

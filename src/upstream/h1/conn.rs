@@ -115,7 +115,11 @@ impl H1 {
         }
         let mut byte = [0];
         let mut byte = ReadBuf::new(&mut byte);
-        std::pin::Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut byte).is_pending()
+        let io = &mut self.io;
+        let read = std::future::poll_fn(|cx| std::pin::Pin::new(&mut *io).poll_read(cx, &mut byte));
+        // A task that has used up its budget would be told that there is nothing to read.
+        let read = std::pin::pin!(tokio::task::unconstrained(read));
+        read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Whether the target may be about to close it. A clock is read only where the target has said when.

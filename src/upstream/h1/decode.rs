@@ -145,6 +145,10 @@ impl Chunked {
     fn framing(&mut self, byte: u8) -> Result<State, Error> {
         Ok(match (self.state, byte) {
             (State::Start | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                if self.state == State::Size && self.size == 0 {
+                    // Leading zeros say nothing and could go on for ever.
+                    self.extension()?;
+                }
                 let digit = match byte {
                     b'0'..=b'9' => byte - b'0',
                     _ => (byte | 0x20) - b'a' + 10,

@@ -43,11 +43,11 @@ async fn run(mut conn: Box<H1>, parts: mpsc::Sender<Part>, idle: Duration) {
                 return;
             }
         };
-        let Ok(permit) = permit else { return };
+        let Ok(permit) = permit else { break };
         let part = tokio::select! {
             biased;
-            // Whoever reads has gone: the target is left at once.
-            () = parts.closed() => return,
+            // Whoever reads has gone: the target is left at once, unless all was read and only the upload goes on.
+            () = parts.closed() => break,
             part = poll_fn(|cx| {
                 if let std::task::Poll::Ready(Err(error)) = conn.poll_upload(cx) {
                     return std::task::Poll::Ready(Some(Err(error)));
@@ -66,7 +66,7 @@ async fn run(mut conn: Box<H1>, parts: mpsc::Sender<Part>, idle: Duration) {
         }
     }
     drop(parts);
-    if conn.has_tail() {
+    if conn.body_is_done() && conn.has_tail() {
         tail(conn, idle).await;
     }
 }

@@ -90,6 +90,9 @@ impl Upload {
     /// Begins with the head that is in `buf`.
     pub(super) fn start(&mut self, body: Option<Body>, framing: Framing, held: bool) {
         self.written = 0;
+        // Nothing of another request may follow this head, whatever became of that one.
+        self.data = Bytes::new();
+        self.tail = b"";
         self.body = body;
         self.framing = framing;
         self.held = held;
@@ -104,7 +107,12 @@ impl Upload {
     /// Whether everything is with the socket.
     #[inline]
     pub(super) fn is_done(&self) -> bool {
-        self.body.is_none() && !self.unflushed
+        self.body.is_none() && !self.unflushed && !self.has_bytes()
+    }
+
+    /// Whether bytes wait that the socket has not taken.
+    fn has_bytes(&self) -> bool {
+        self.written < self.buf.len() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
     /// The body, if nothing of the request has gone anywhere.
@@ -152,7 +160,7 @@ impl Upload {
         if self.data.is_empty() && self.body.is_some() && !self.held {
             self.fill(cx).map_err(Stop::Body)?;
         }
-        if self.written < self.buf.len() || !self.data.is_empty() || !self.tail.is_empty() {
+        if self.has_bytes() {
             let n = ready!(self.write(io, cx)).map_err(|_| Stop::Socket)?;
             if n == 0 {
                 return Poll::Ready(Err(Stop::Socket));
@@ -161,7 +169,7 @@ impl Upload {
             self.begun = true;
             self.moved = true;
             self.unflushed = true;
-            if self.written < self.buf.len() || !self.data.is_empty() || !self.tail.is_empty() {
+            if self.has_bytes() {
                 return Poll::Ready(Ok(()));
             }
             self.buf.clear();
@@ -328,6 +336,15 @@ mod tests {
         step: usize,
         got: Vec<u8>,
         writes: usize,
+        /// Takes nothing every other time.
+        stutters: bool,
+        full: bool,
+    }
+
+    impl Socket {
+        fn new(step: usize) -> Self {
+            Self { step, got: Vec::new(), writes: 0, stutters: false, full: false }
+        }
     }
 
     impl AsyncWrite for Socket {
@@ -336,6 +353,12 @@ mod tests {
         }
 
         fn poll_write_vectored(mut self: Pin<&mut Self>, _: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            if self.stutters {
+                self.full = !self.full;
+                if self.full {
+                    return Poll::Pending;
+                }
+            }
             let before = self.got.len();
             for buf in bufs {
                 let n = buf.len().min(self.step - (self.got.len() - before));
@@ -354,8 +377,11 @@ mod tests {
         }
     }
 
-    fn run(mut upload: Upload, step: usize) -> Result<Socket, Stop> {
-        let mut socket = Socket { step, got: Vec::new(), writes: 0 };
+    fn run(upload: Upload, step: usize) -> Result<Socket, Stop> {
+        run_on(upload, Socket::new(step))
+    }
+
+    fn run_on(mut upload: Upload, mut socket: Socket) -> Result<Socket, Stop> {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         while !upload.is_done() {
             if let Poll::Ready(Err(stop)) = upload.poll(&mut socket, &mut cx) {
@@ -371,6 +397,23 @@ mod tests {
         assert_eq!((socket.got.as_slice(), socket.writes), (&b"head\r\n\r\nhello"[..], 1));
         let socket = run(upload(vec![data(b"hello")], Framing::Chunked), usize::MAX).unwrap();
         assert_eq!((socket.got.as_slice(), socket.writes), (&b"head\r\n\r\n5\r\nhello\r\n0\r\n\r\n"[..], 1));
+    }
+
+    /// The body is over, and its last bytes are not with the socket yet.
+    #[test]
+    fn what_a_full_socket_has_not_taken_is_not_done() {
+        for framing in [Framing::Length(5), Framing::Chunked] {
+            let mut upload = upload(vec![None, data(b"hello")], framing);
+            let mut socket = Socket::new(usize::MAX);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = upload.poll(&mut socket, &mut cx);
+            assert_eq!(socket.got, b"head\r\n\r\n");
+            (socket.stutters, socket.full) = (true, false);
+            assert!(upload.poll(&mut socket, &mut cx).is_pending());
+            assert!(!upload.is_done());
+            let socket = run_on(upload, socket).unwrap();
+            assert!(socket.got.windows(5).any(|w| w == b"hello"));
+        }
     }
 
     #[test]
@@ -398,7 +441,7 @@ mod tests {
     fn a_large_piece_is_not_copied() {
         let piece = Bytes::from(vec![b'x'; 100_000]);
         let mut upload = upload(vec![Some(Frame::data(piece.clone()))], Framing::Chunked);
-        let mut socket = Socket { step: 10, got: Vec::new(), writes: 0 };
+        let mut socket = Socket::new(10);
         let _ = upload.poll(&mut socket, &mut Context::from_waker(std::task::Waker::noop()));
         assert_eq!(upload.data.as_ptr(), piece.as_ptr());
         assert!(upload.buf.capacity() < 2 * TOGETHER);
@@ -417,7 +460,7 @@ mod tests {
     fn a_body_that_is_held_is_not_touched() {
         let mut upload = upload(vec![data(b"hello")], Framing::Length(5));
         upload.held = true;
-        let mut socket = Socket { step: usize::MAX, got: Vec::new(), writes: 0 };
+        let mut socket = Socket::new(usize::MAX);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         while upload.poll(&mut socket, &mut cx).is_ready() {}
         assert_eq!(socket.got, b"head\r\n\r\n");
@@ -435,6 +478,7 @@ mod tests {
             sizes in prop::collection::vec(prop_oneof![4 => 0usize..50, 1 => 4000usize..9000, 1 => Just(usize::MAX)], 0..8),
             step in prop_oneof![1usize..20, 100usize..10_000, Just(usize::MAX)],
             chunked in any::<bool>(),
+            stutters in any::<bool>(),
         ) {
             let mut all = Vec::new();
             let frames: Vec<_> = sizes.iter().map(|n| (*n != usize::MAX).then(|| {
@@ -443,7 +487,7 @@ mod tests {
                 Frame::data(Bytes::from(piece))
             })).collect();
             let framing = if chunked { Framing::Chunked } else { Framing::Length(all.len() as u64) };
-            let got = run(upload(frames, framing), step).unwrap().got;
+            let got = run_on(upload(frames, framing), Socket { stutters, ..Socket::new(step) }).unwrap().got;
             let body = got.strip_prefix(b"head\r\n\r\n").unwrap();
             if chunked {
                 let mut decoder = super::super::decode::Decoder::new(super::super::head::Framing::Chunked);
