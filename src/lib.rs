@@ -107,6 +107,7 @@ pub mod reply;
 mod request_form;
 mod secret;
 pub mod signal;
+mod wire;
 // F1: pure decisions
 pub mod context;
 pub mod egress;

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     context::{ClosedBy, Outcome, Record},
     net::Host,
+    wire::{pair, push_decimal},
 };
 
 /// Room for a usual line.
@@ -198,7 +199,7 @@ impl<'a> Line<'a> {
     #[inline]
     fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        digits(self.out, value);
+        push_decimal(self.out, value);
     }
 
     #[inline]
@@ -230,7 +231,7 @@ impl<'a> Line<'a> {
                 self.key(key);
                 octets(self.out, *addr.ip());
                 self.out.push(b':');
-                digits(self.out, u64::from(addr.port()));
+                push_decimal(self.out, u64::from(addr.port()));
                 self.out.push(b'"');
             }
             SocketAddr::V6(addr) => self.show(key, addr),
@@ -248,7 +249,7 @@ impl<'a> Line<'a> {
         if let Some(value) = value {
             self.key(key);
             let micros = value.subsec_micros();
-            digits(self.out, value.as_secs().saturating_mul(1000).saturating_add(u64::from(micros / 1000)));
+            push_decimal(self.out, value.as_secs().saturating_mul(1000).saturating_add(u64::from(micros / 1000)));
             let [tens, ones] = pair(micros % 100);
             self.out.extend_from_slice(&[b'.', pair(micros / 100 % 10)[1], tens, ones]);
         }
@@ -259,42 +260,6 @@ impl<'a> Line<'a> {
         rfc3339(self.out, time);
         self.out.push(b'"');
     }
-}
-
-/// The two digits of a number below 100.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "digits are small")]
-fn pair(n: u32) -> [u8; 2] {
-    // A multiplication instead of a division, right for all of them.
-    let tens = (n * 103) >> 10;
-    [b'0' + tens as u8, b'0' + (n - tens * 10) as u8]
-}
-
-/// The number in decimal. A line has a dozen of them, and `core::fmt` is ten times as dear.
-#[inline]
-fn digits(out: &mut Vec<u8>, value: u64) {
-    let Ok(small @ 0..=9999) = u32::try_from(value) else { return many_digits(out, value) };
-    let ([a, b], [c, d]) = (pair(small / 100), pair(small % 100));
-    match small {
-        1000.. => out.extend_from_slice(&[a, b, c, d]),
-        100.. => out.extend_from_slice(&[b, c, d]),
-        10.. => out.extend_from_slice(&[c, d]),
-        _ => out.push(d),
-    }
-}
-
-fn many_digits(out: &mut Vec<u8>, mut value: u64) {
-    let mut text = [b'0'; 20];
-    let mut at = text.len();
-    for slot in text.iter_mut().rev() {
-        *slot = b'0' + (value % 10) as u8;
-        value /= 10;
-        at -= 1;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(text.get(at..).unwrap_or_default());
 }
 
 /// Eight hex digits at once: each nibble moves into a byte of its own, and those above nine take the distance to the letters.
@@ -472,13 +437,13 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         for value in [0, 9, 10, 99, 100, 255, 999, 1000, 9999, 10_000, 65_535, u64::MAX] {
-            assert_eq!(write(&|out| digits(out, value)), value.to_string());
+            assert_eq!(write(&|out| push_decimal(out, value)), value.to_string());
         }
         for value in [0, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, u128::MAX, 0x9a] {
             assert_eq!(write(&|out| Line::begin(out).hex("", value)), format!("{value:032x}\""));
         }
         for value in 0..10_000 {
-            assert_eq!(write(&|out| digits(out, value)), value.to_string());
+            assert_eq!(write(&|out| push_decimal(out, value)), value.to_string());
         }
         for ip in [[0, 9, 10, 99], [100, 255, 200, 1], [127, 0, 0, 1], [255, 255, 255, 255]] {
             assert_eq!(write(&|out| octets(out, ip.into())), Ipv4Addr::from(ip).to_string());

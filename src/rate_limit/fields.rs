@@ -4,7 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::Entry};
 
 use super::policy::{Policy, PolicySet};
-use crate::limiter::{Decision, Quota, ShortText, Told};
+use crate::{
+    limiter::{Decision, Quota, ShortText, Told},
+    wire::decimal,
+};
 
 const NANOS: u64 = 1_000_000_000;
 
@@ -230,22 +233,8 @@ impl Text {
         self.number(seconds);
     }
 
-    fn number(&mut self, mut n: u64) {
-        const MOST: usize = 20;
-        if let Ok(n @ 0..10) = u8::try_from(n) {
-            return self.push(&[b'0' + n]);
-        }
-        let mut digits = [b'0'; MOST];
-        let mut first = MOST;
-        while let Some(digit) = first.checked_sub(1).and_then(|at| digits.get_mut(at)) {
-            *digit |= u8::try_from(n % 10).unwrap_or(0);
-            first -= 1;
-            n /= 10;
-            if n == 0 {
-                break;
-            }
-        }
-        self.push(digits.get(first..).unwrap_or_default());
+    fn number(&mut self, n: u64) {
+        decimal(n, |digits| self.push(digits));
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response::Parts};
 
-use crate::clock::{Clock as _, SystemClock};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    wire::push_decimal,
+};
 
 /// How a body's end is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -115,22 +118,6 @@ impl Out {
         self.small.extend_from_slice(b"\r\n");
     }
 
-    fn decimal(&mut self, mut n: u64) {
-        let mut digits = [0u8; 20];
-        let mut at = digits.len();
-        loop {
-            at -= 1;
-            if let Some(slot) = digits.get_mut(at) {
-                *slot = b'0' + u8::try_from(n % 10).unwrap_or(0);
-            }
-            n /= 10;
-            if n == 0 {
-                break;
-            }
-        }
-        self.small.extend_from_slice(digits.get(at..).unwrap_or_default());
-    }
-
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.small.extend_from_slice(name.as_str().as_bytes());
         self.small.extend_from_slice(b": ");
@@ -222,7 +209,7 @@ impl Out {
 
     fn length(&mut self, n: u64) {
         self.small.extend_from_slice(b"content-length: ");
-        self.decimal(n);
+        push_decimal(&mut self.small, n);
         self.small.extend_from_slice(b"\r\n");
     }
 
@@ -377,7 +364,7 @@ mod tests {
     fn numbers() {
         let mut out = Out::default();
         for n in [0, 9, 10, 12_345_678_901, u64::MAX] {
-            out.decimal(n);
+            push_decimal(&mut out.small, n);
             out.small.push(b' ');
         }
         for n in [1, 15, 16, 4096, 0xfff_ffff] {

@@ -10,6 +10,7 @@ use super::{
     },
     length,
 };
+use crate::wire::push_decimal;
 
 /// How a request body is framed (RFC 9112 §6.2): there is no third way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub(super) fn request(
         None => {}
         Some(Framing::Length(n)) => {
             dst.extend_from_slice(b"content-length: ");
-            length::write(dst, n);
+            push_decimal(dst, n);
             dst.extend_from_slice(b"\r\n");
         }
         Some(Framing::Chunked) => dst.extend_from_slice(b"transfer-encoding: chunked\r\n"),

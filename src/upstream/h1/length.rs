@@ -27,26 +27,12 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Appends a number in decimal digits.
-pub(super) fn write(dst: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (n % 10) as u8;
-        n /= 10;
-        at -= 1;
-        if n == 0 {
-            break;
-        }
-    }
-    dst.extend_from_slice(digits.get(at..).unwrap_or_default());
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::push_decimal;
 
     #[test]
     fn table() {
@@ -82,7 +68,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(n in any::<u64>()) {
             let mut out = Vec::new();
-            write(&mut out, n);
+            push_decimal(&mut out, n);
             prop_assert_eq!(std::str::from_utf8(&out).unwrap(), n.to_string());
             prop_assert_eq!(merge(None, &out), Some(n));
         }
