@@ -1,6 +1,8 @@
 //! Which of HTTP's forms a request has.
 
-use http::{HeaderName, HeaderValue, Method, Request, Version, header};
+use http::{HeaderValue, Method, Request, Version, header};
+
+use crate::wire::field_has_token;
 
 /// `CONNECT` with an authority, or an absolute-form request line: this server is asked as a forward proxy (RFC 9112 §3.2). HTTP/2
 /// requests always name their authority, so only `CONNECT` tells there; with a path it is a WebSocket (RFC 8441).
@@ -13,13 +15,10 @@ pub(crate) fn is_forward_form<B>(request: &Request<B>) -> bool {
 
 /// A WebSocket handshake: RFC 6455 §4.1 or RFC 8441 §4.
 pub(crate) fn is_websocket<B>(request: &Request<B>) -> bool {
-    let lists = |name: HeaderName, token: &str| {
-        let lines = request.headers().get_all(name).iter();
-        lines.flat_map(|v| v.as_bytes().split(|b| *b == b',')).any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-    };
+    let lists = |name, token: &[u8]| field_has_token(request.headers(), name, token);
     let extended_connect = request.method() == Method::CONNECT && request.uri().path_and_query().is_some();
     extended_connect
-        || request.method() == Method::GET && lists(header::UPGRADE, "websocket") && lists(header::CONNECTION, "upgrade")
+        || request.method() == Method::GET && lists(&header::UPGRADE, b"websocket") && lists(&header::CONNECTION, b"upgrade")
 }
 
 /// `GET` with `Accept: text/event-stream`.

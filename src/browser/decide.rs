@@ -12,6 +12,7 @@ use super::{
 use crate::{
     rejection::{Rejection, RejectionKind},
     request_form::is_forward_form,
+    wire::members,
 };
 
 /// What happens with a request.
@@ -169,7 +170,7 @@ fn requested_fields(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejectio
     let malformed = || Rejection::new(RejectionKind::MalformedRequest).with_reason("invalid_preflight");
     let mut list = String::new();
     for value in headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-        for name in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|n| !n.is_empty()) {
+        for name in members(value.as_bytes()).filter(|name| !name.is_empty()) {
             let name = http::HeaderName::from_bytes(name).map_err(|_| malformed())?;
             if list.len() + name.as_str().len() > MAX_FIELDS {
                 return Err(malformed());

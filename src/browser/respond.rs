@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::layer::Rules;
-use crate::body::ResponseBody;
+use crate::{body::ResponseBody, wire::has_token};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
@@ -68,8 +68,7 @@ pub(super) fn mark(headers: &mut HeaderMap, marks: Marks, rules: &Arc<Rules>) {
 }
 
 fn is_by_origin(vary: &HeaderValue) -> bool {
-    let says = |name: &[u8]| name.trim_ascii() == b"*" || name.trim_ascii().eq_ignore_ascii_case(b"origin");
-    vary.as_bytes().split(|b| *b == b',').any(says)
+    has_token(vary.as_bytes(), b"*") || has_token(vary.as_bytes(), b"origin")
 }
 
 /// The answer to a preflight of a listed origin.

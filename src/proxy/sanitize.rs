@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use crate::{
     net::{TargetStyle, connection_options, is_hop_by_hop, is_identity, speaks_for_our_origin},
     rejection::{PROXY_STATUS, Rejection, RejectionKind},
+    wire::field_has_token,
 };
 
 /// What a browser adds about the page that is asking; official servers answer 403 or 421 to a foreign one.
@@ -130,7 +131,7 @@ pub(crate) fn request(
         return Err(Rejection::new(RejectionKind::Loop));
     }
     check_coding(headers)?;
-    let wants_trailers = headers.get_all(header::TE).iter().any(|v| contains_token(v, "trailers"));
+    let wants_trailers = field_has_token(headers, &header::TE, b"trailers");
     if headers.contains_key(header::CONNECTION) {
         for option in connection_options(headers) {
             let option = option.to_ascii_lowercase();
@@ -237,11 +238,6 @@ pub(crate) fn response(headers: &mut HeaderMap, status: StatusCode, style: Targe
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     }
-}
-
-/// Whether a field line's comma-separated list has a token, without regard to case.
-pub(crate) fn contains_token(value: &HeaderValue, token: &str) -> bool {
-    value.as_bytes().split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use sha1::{Digest as _, Sha1};
 
-use super::sanitize::contains_token;
 use crate::{
     rejection::{Rejection, RejectionKind},
     request_form::is_websocket,
+    wire::field_has_token,
 };
 
 /// What the client offered: the answer may choose only from it.
@@ -129,8 +129,7 @@ impl Offer {
     /// Judges the target's `101`.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         let fail = |why: &'static str| Err(Rejection::new(RejectionKind::UpgradeFailed).with_detail(why));
-        if !headers.get_all(header::UPGRADE).iter().any(|v| contains_token(v, "websocket"))
-            || !headers.get_all(header::CONNECTION).iter().any(|v| contains_token(v, "upgrade"))
+        if !field_has_token(headers, &header::UPGRADE, b"websocket") || !field_has_token(headers, &header::CONNECTION, b"upgrade")
         {
             return fail("the target switched to something else");
         }

@@ -12,6 +12,7 @@ use super::{TokenSource, query, source::Source};
 use crate::{
     rejection::{Rejection, RejectionKind},
     request_form::{is_event_stream, is_forward_form, is_websocket},
+    wire::members,
 };
 
 /// The one credential of a request, and what has to be known about the way it came.
@@ -181,7 +182,7 @@ impl Extracted {
         let mut carrier = None;
         let mut real = Vec::new();
         for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-            for entry in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|e| !e.is_empty()) {
+            for entry in members(value.as_bytes()).filter(|entry| !entry.is_empty()) {
                 match entry.strip_prefix(prefix.as_bytes()) {
                     None => real.push(entry.to_vec()),
                     Some(encoded) => {

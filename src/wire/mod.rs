@@ -1,5 +1,7 @@
-//! Numbers as bytes, for those who write messages and lines themselves: nothing is allocated, and no formatter stands in between.
+//! Numbers and parts of messages as bytes, for those who read and write them without a formatter in between. Nothing is allocated.
 
+mod list;
 mod number;
 
+pub(crate) use list::{field_has_token, has_token, members};
 pub(crate) use number::{decimal, pair, push_decimal};

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use memchr::{memchr, memchr_iter};
 
-use crate::serve::RequestBody;
+use crate::{serve::RequestBody, wire::has_token};
 
 /// Most fields; requests with more are left to hyper, and refused behind it if they are too many.
 const FIELDS: usize = 48;
@@ -114,9 +114,7 @@ pub(super) fn take(buf: &mut BytesMut, caps: Caps) -> Front {
                 v if v.eq_ignore_ascii_case(b"close") => close = true,
                 _ => return Front::Other,
             },
-            2 if field.name.eq_ignore_ascii_case("te") => {
-                trailers |= field.value.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"));
-            }
+            2 if field.name.eq_ignore_ascii_case("te") => trailers |= has_token(field.value, b"trailers"),
             6 if field.name.eq_ignore_ascii_case("expect") => return Front::Other,
             7 if field.name.eq_ignore_ascii_case("upgrade") => return Front::Other,
             17 if field.name.eq_ignore_ascii_case("transfer-encoding") => return Front::Other,

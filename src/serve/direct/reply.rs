@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, respo
 
 use crate::{
     clock::{Clock as _, SystemClock},
-    wire::push_decimal,
+    wire::{has_token, members, push_decimal},
 };
 
 /// How a body's end is told.
@@ -171,14 +171,13 @@ impl Out {
             } else if *name == header::TRANSFER_ENCODING {
                 continue;
             } else if *name == header::CONNECTION {
-                let closes = value.as_bytes().split(|b| *b == b',').any(|o| o.trim_ascii().eq_ignore_ascii_case(b"close"));
+                let closes = has_token(value.as_bytes(), b"close");
                 *close |= closes;
                 told |= closes;
             } else if *name == header::DATE {
                 dated = true;
             } else if *name == header::TRAILER {
-                let names = value.as_bytes().split(|b| *b == b',');
-                trailers.extend(names.filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()));
+                trailers.extend(members(value.as_bytes()).filter_map(|name| HeaderName::from_bytes(name).ok()));
             }
             self.field(name, value);
         }

@@ -10,7 +10,7 @@ use super::{
     },
     length,
 };
-use crate::wire::push_decimal;
+use crate::wire::{has_token, push_decimal};
 
 /// How a request body is framed (RFC 9112 §6.2): there is no third way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) fn request(
         match name.len() {
             4 if name == "host" => continue,
             6 if name == "expect" && !expects => continue,
-            10 if name == "connection" => close |= has_option(value, b"close"),
+            10 if name == "connection" => close |= has_token(value, b"close"),
             14 if name == "content-length" => {
                 declared = Some(length::merge(declared, value).ok_or_else(|| broken("the length is not a number"))?);
                 continue;
@@ -124,11 +124,6 @@ pub(super) fn last_chunk(dst: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
         field(dst, name.as_str(), value.as_bytes());
     }
     dst.extend_from_slice(b"\r\n");
-}
-
-/// Whether a comma-separated list has an option, which is in lower case.
-pub(super) fn has_option(list: &[u8], option: &[u8]) -> bool {
-    list.split(|b| *b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(option))
 }
 
 #[cold]

@@ -12,8 +12,9 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::{
     super::error::{Error, Kind},
-    HeadLimits, encode, length,
+    HeadLimits, length,
 };
+use crate::wire::has_token;
 
 /// Fields that are parsed without going to the heap.
 const FEW: usize = 128;
@@ -155,8 +156,8 @@ impl HeadReader {
             let value = HeaderValue::from_maybe_shared(bytes.slice(c..d)).map_err(|_| bad("not a field value"))?;
             match b - a {
                 10 if name == header::CONNECTION => {
-                    close |= encode::has_option(value.as_bytes(), b"close");
-                    keep |= encode::has_option(value.as_bytes(), b"keep-alive");
+                    close |= has_token(value.as_bytes(), b"close");
+                    keep |= has_token(value.as_bytes(), b"keep-alive");
                 }
                 10 if name.as_str() == "keep-alive" => rests = rests.or_else(|| announced_rest(&value)),
                 14 if name == header::CONTENT_LENGTH => {

@@ -1,10 +1,12 @@
 //! `Content-Length`, in both directions (RFC 9110 §8.6).
 
+use crate::wire::members;
+
 /// Takes another field value into account: digits, or a list of the same number. `None`: it is not valid, or contradicts `known`.
 pub(super) fn merge(known: Option<u64>, value: &[u8]) -> Option<u64> {
     let mut known = known;
-    for part in value.split(|b| *b == b',') {
-        let n = number(part.trim_ascii())?;
+    for member in members(value) {
+        let n = number(member)?;
         if known.is_some_and(|k| k != n) {
             return None;
         }
