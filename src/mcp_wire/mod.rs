@@ -30,7 +30,7 @@ pub(crate) use jsonrpc::{Peek, name_source, peek};
 pub(crate) use link::{LinkBase, rewrite_location};
 pub(crate) use sse::SseParser;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue};
 
 /// `Mcp-Session-Id` (2025-03-26 to 2025-11-25).
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -65,17 +65,6 @@ pub(crate) fn is_event_stream(value: Option<&HeaderValue>) -> bool {
     let name = b"text/event-stream";
     // Most content types are shorter than this one.
     value.is_some_and(|v| v.len() >= name.len()) && essence(value).is_some_and(|e| e.eq_ignore_ascii_case(name))
-}
-
-/// Whether `Accept` names event streams.
-#[must_use]
-pub(crate) fn accepts_event_stream(headers: &http::HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().any(|v| {
-        v.as_bytes().split(|b| *b == b',').any(|part| {
-            let part = part.split(|b| *b == b';').next().unwrap_or_default();
-            part.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-        })
-    })
 }
 
 fn essence(value: Option<&HeaderValue>) -> Option<&[u8]> {
@@ -119,10 +108,6 @@ mod tests {
         assert!(is_json(Some(&v("application/json; charset=utf-8"))) && is_json(Some(&v("APPLICATION/problem+JSON"))));
         assert!(!is_json(Some(&v("application/jsonx"))) && !is_json(Some(&v("text/json"))) && !is_json(None));
         assert!(is_event_stream(Some(&v("text/event-stream;charset=utf-8"))) && !is_event_stream(Some(&v("text/event"))));
-        let mut h = http::HeaderMap::new();
-        assert!(!accepts_event_stream(&h));
-        h.insert(header::ACCEPT, v("application/json, text/event-stream;q=0.5"));
-        assert!(accepts_event_stream(&h));
     }
 
     #[test]

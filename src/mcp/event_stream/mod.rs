@@ -49,9 +49,10 @@ pub use self::{
 use crate::{
     body::ResponseBody,
     context::{RecordHandle, RequestContext},
-    mcp_wire::{EndpointRewriter, LinkBase, accepts_event_stream, is_event_stream, rewrite_location},
+    mcp_wire::{EndpointRewriter, LinkBase, is_event_stream, rewrite_location},
     net::{Target, TargetStyle},
     rejection::{Rejection, RejectionKind},
+    request_form::accepts_event_stream,
 };
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
