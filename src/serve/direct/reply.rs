@@ -6,11 +6,11 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response::Parts};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header, response::Parts};
 
 use crate::{
     clock::{Clock as _, SystemClock},
-    wire::{has_token, members, push_decimal},
+    wire::{self, has_token, members},
 };
 
 /// How a body's end is told.
@@ -91,7 +91,7 @@ impl Out {
             }
             Framing::Chunked(_) => {
                 if !data.is_empty() {
-                    self.hex(data.len());
+                    wire::chunk_size(&mut self.small, data.len());
                     self.piece(data, b"\r\n");
                 }
             }
@@ -109,22 +109,6 @@ impl Out {
         }
     }
 
-    fn hex(&mut self, n: usize) {
-        let digits = (usize::BITS - n.leading_zeros()).div_ceil(4);
-        for i in (0..digits).rev() {
-            let digit = (n >> (i * 4)) & 0xf;
-            self.small.push(b"0123456789abcdef".get(digit).copied().unwrap_or(b'0'));
-        }
-        self.small.extend_from_slice(b"\r\n");
-    }
-
-    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.small.extend_from_slice(name.as_str().as_bytes());
-        self.small.extend_from_slice(b": ");
-        self.small.extend_from_slice(value.as_bytes());
-        self.small.extend_from_slice(b"\r\n");
-    }
-
     /// The body has ended. `false`: before its announced end.
     pub(super) fn end(&mut self, framing: &mut Framing, trailers: Option<&HeaderMap>) -> bool {
         let announced = match std::mem::replace(framing, Framing::Empty) {
@@ -137,13 +121,8 @@ impl Out {
             self.tail = b"\r\n0\r\n\r\n";
             return true;
         }
-        self.small.extend_from_slice(b"0\r\n");
-        for (name, value) in trailers.into_iter().flatten() {
-            if announced.contains(name) && may_trail(name) {
-                self.field(name, value);
-            }
-        }
-        self.small.extend_from_slice(b"\r\n");
+        let trailers = trailers.into_iter().flatten().filter(|(name, _)| announced.contains(name) && may_trail(name));
+        wire::last_chunk(&mut self.small, trailers);
         true
     }
 
@@ -179,18 +158,18 @@ impl Out {
             } else if *name == header::TRAILER {
                 trailers.extend(members(value.as_bytes()).filter_map(|name| HeaderName::from_bytes(name).ok()));
             }
-            self.field(name, value);
+            wire::field(&mut self.small, name.as_str(), value.as_bytes());
         }
         let head_only = *method == Method::HEAD;
         let framing = if bodiless || head_only {
             if status != StatusCode::NO_CONTENT
                 && let Some(n) = length.or(exact.filter(|n| *n > 0 && !bodiless))
             {
-                self.length(n);
+                wire::content_length(&mut self.small, n);
             }
             Framing::Empty
         } else if let Some(n) = length.or(exact) {
-            self.length(n);
+            wire::content_length(&mut self.small, n);
             Framing::Length(n)
         } else {
             self.small.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -204,12 +183,6 @@ impl Out {
         }
         self.small.extend_from_slice(b"\r\n");
         framing
-    }
-
-    fn length(&mut self, n: u64) {
-        self.small.extend_from_slice(b"content-length: ");
-        push_decimal(&mut self.small, n);
-        self.small.extend_from_slice(b"\r\n");
     }
 
     /// `Date` (RFC 9110 §6.6.1), written anew once a second.
@@ -357,18 +330,5 @@ mod tests {
         assert_eq!(text(&out), "abc");
         assert!(out.end(&mut framing, None));
         assert!(!Out::default().end(&mut Framing::Length(1), None));
-    }
-
-    #[test]
-    fn numbers() {
-        let mut out = Out::default();
-        for n in [0, 9, 10, 12_345_678_901, u64::MAX] {
-            push_decimal(&mut out.small, n);
-            out.small.push(b' ');
-        }
-        for n in [1, 15, 16, 4096, 0xfff_ffff] {
-            out.hex(n);
-        }
-        assert_eq!(text(&out), format!("0 9 10 12345678901 {} 1\r\nf\r\n10\r\n1000\r\nfffffff\r\n", u64::MAX));
     }
 }

@@ -215,6 +215,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::tests::LIMITS, *};
+    use crate::wire;
 
     type Read = (Vec<u8>, Option<HeaderMap>, usize);
 
@@ -382,15 +383,15 @@ mod tests {
 
         #[test]
         fn what_is_encoded_is_decoded(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..100), 0..6)) {
-            let mut wire = Vec::new();
+            let mut out = Vec::new();
             for chunk in &chunks {
-                super::super::encode::chunk(&mut wire, chunk.len());
-                wire.extend_from_slice(chunk);
-                wire.extend_from_slice(b"\r\n");
+                wire::chunk_size(&mut out, chunk.len());
+                out.extend_from_slice(chunk);
+                out.extend_from_slice(b"\r\n");
             }
-            super::super::encode::last_chunk(&mut wire, None);
-            let (data, trailers, used) = read(Framing::Chunked, [wire.as_slice()]).unwrap().unwrap();
-            prop_assert_eq!((data, trailers, used), (chunks.concat(), None, wire.len()));
+            wire::last_chunk(&mut out, None);
+            let (data, trailers, used) = read(Framing::Chunked, [out.as_slice()]).unwrap().unwrap();
+            prop_assert_eq!((data, trailers, used), (chunks.concat(), None, out.len()));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Request heads, and the framing of request bodies.
 
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body::Body as _;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     },
     length,
 };
-use crate::wire::{has_token, push_decimal};
+use crate::wire::{self, has_token};
 
 /// How a request body is framed (RFC 9112 §6.2): there is no third way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub(super) fn request(
     authority: &HeaderValue,
     expects: bool,
 ) -> Result<Encoded, Error> {
+    dst.reserve(256 + request.headers().len() * 32);
     dst.extend_from_slice(request.method().as_str().as_bytes());
     dst.push(b' ');
     let target = request.uri().path_and_query().map_or("/", |p| p.as_str());
@@ -63,16 +64,12 @@ pub(super) fn request(
             17 if name == "transfer-encoding" => continue,
             _ => {}
         }
-        field(dst, name, value);
+        wire::field(dst, name, value);
     }
     let framing = framing(request.method(), request.body(), declared)?;
     match framing {
         None => {}
-        Some(Framing::Length(n)) => {
-            dst.extend_from_slice(b"content-length: ");
-            push_decimal(dst, n);
-            dst.extend_from_slice(b"\r\n");
-        }
+        Some(Framing::Length(n)) => wire::content_length(dst, n),
         Some(Framing::Chunked) => dst.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     dst.extend_from_slice(b"\r\n");
@@ -95,35 +92,6 @@ fn framing(method: &Method, body: &Body, declared: Option<u64>) -> Result<Option
         (Some(n), _) | (None, Some(n)) => Ok(Some(Framing::Length(n))),
         (None, None) => Ok(Some(Framing::Chunked)),
     }
-}
-
-/// Appends one field line. The types of `http` hold neither line ends nor NUL.
-#[inline]
-pub(super) fn field(dst: &mut Vec<u8>, name: &str, value: &[u8]) {
-    dst.reserve(name.len() + value.len() + 4);
-    dst.extend_from_slice(name.as_bytes());
-    dst.extend_from_slice(b": ");
-    dst.extend_from_slice(value);
-    dst.extend_from_slice(b"\r\n");
-}
-
-/// Appends the size line of a chunk.
-pub(super) fn chunk(dst: &mut Vec<u8>, size: usize) {
-    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
-    for digit in (0..digits).rev() {
-        let nibble = (size >> (digit * 4)) & 0xf;
-        dst.push(b"0123456789abcdef".get(nibble).copied().unwrap_or(b'0'));
-    }
-    dst.extend_from_slice(b"\r\n");
-}
-
-/// Appends the last chunk and the trailer section.
-pub(super) fn last_chunk(dst: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
-    dst.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers.into_iter().flatten() {
-        field(dst, name.as_str(), value.as_bytes());
-    }
-    dst.extend_from_slice(b"\r\n");
 }
 
 #[cold]
@@ -230,14 +198,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn sizes_are_read_back(size in any::<usize>()) {
-            let mut out = Vec::new();
-            chunk(&mut out, size);
-            let text = std::str::from_utf8(&out).unwrap().trim_end();
-            prop_assert_eq!(usize::from_str_radix(text, 16).unwrap(), size);
-        }
-
         #[test]
         fn heads_are_read_back(
             fields in prop::collection::vec(("[a-z][a-z0-9_.-]{0,12}", "[!-~]([ -~\u{80}-\u{ff}]{0,20}[!-~])?"), 0..20),

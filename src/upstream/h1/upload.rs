@@ -20,8 +20,9 @@ use super::{
         body::{Body, UploadError, classify},
         error::{Error, Kind},
     },
-    encode::{self, Framing},
+    encode::Framing,
 };
+use crate::wire;
 
 /// Pieces up to that size are copied to what is to be written before them.
 const TOGETHER: usize = 4 * 1024;
@@ -247,7 +248,7 @@ impl Upload {
             }
             self.put(data, b"");
         } else {
-            encode::chunk(&mut self.buf, data.len());
+            wire::chunk_size(&mut self.buf, data.len());
             self.put(data, CRLF);
         }
         Ok(())
@@ -270,7 +271,7 @@ impl Upload {
             Framing::Length(0) => Ok(()),
             Framing::Length(_) => Err(broken("the body is shorter than its length")),
             Framing::Chunked => {
-                encode::last_chunk(&mut self.buf, trailers);
+                wire::last_chunk(&mut self.buf, trailers.into_iter().flatten());
                 Ok(())
             }
         }
