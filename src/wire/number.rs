@@ -45,6 +45,21 @@ fn many_digits(text: &mut [u8; 20], mut n: u64) -> &[u8] {
     text.get(at..).unwrap_or_default()
 }
 
+/// Reads digits and nothing else: no sign, no blank, no overflow.
+#[cfg(feature = "proxy")]
+pub(crate) fn read_decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |n, b| {
+        let digit = b.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        n.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -6,7 +6,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use memchr::{memchr, memchr_iter};
 
-use crate::{serve::RequestBody, wire::has_token};
+use crate::{
+    serve::RequestBody,
+    wire::{has_token, read_decimal},
+};
 
 /// Most fields; requests with more are left to hyper, and refused behind it if they are too many.
 const FIELDS: usize = 48;
@@ -105,7 +108,7 @@ pub(super) fn take(buf: &mut BytesMut, caps: Caps) -> Front {
     let (mut length, mut close, mut trailers) = (None, false, false);
     for field in parsed.headers.iter() {
         match field.name.len() {
-            14 if field.name.eq_ignore_ascii_case("content-length") => match decimal(field.value) {
+            14 if field.name.eq_ignore_ascii_case("content-length") => match content_length(field.value) {
                 Some(n) if length.is_none() => length = Some(n),
                 _ => return Front::Other,
             },
@@ -160,12 +163,12 @@ fn restore(buf: &mut BytesMut, head: &[u8], body: &[u8]) -> Front {
     Front::Other
 }
 
-/// Digits only, and few enough of them not to overflow.
-fn decimal(text: &[u8]) -> Option<usize> {
-    if text.is_empty() || text.len() > 9 {
+/// A plain length, which has few digits.
+fn content_length(text: &[u8]) -> Option<usize> {
+    if text.len() > 9 {
         return None;
     }
-    text.iter().try_fold(0usize, |n, b| b.is_ascii_digit().then(|| n * 10 + usize::from(b - b'0')))
+    usize::try_from(read_decimal(text)?).ok()
 }
 
 #[cfg(test)]

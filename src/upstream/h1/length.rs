@@ -1,32 +1,18 @@
 //! `Content-Length`, in both directions (RFC 9110 §8.6).
 
-use crate::wire::members;
+use crate::wire::{members, read_decimal};
 
 /// Takes another field value into account: digits, or a list of the same number. `None`: it is not valid, or contradicts `known`.
 pub(super) fn merge(known: Option<u64>, value: &[u8]) -> Option<u64> {
     let mut known = known;
     for member in members(value) {
-        let n = number(member)?;
+        let n = read_decimal(member)?;
         if known.is_some_and(|k| k != n) {
             return None;
         }
         known = Some(n);
     }
     known
-}
-
-/// Digits and nothing else: no sign, no blank, no overflow.
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0u64, |n, b| {
-        let digit = b.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        n.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 #[cfg(test)]
