@@ -1,9 +1,12 @@
-//! Numbers and parts of messages as bytes, for those who read and write them without a formatter in between. Nothing is allocated.
+//! Numbers, lists and lines as bytes, for those who read and write messages without a formatter in between, and what waits for a
+//! socket.
 
 #[cfg(feature = "proxy")]
 mod line;
 mod list;
 mod number;
+#[cfg(feature = "proxy")]
+mod outbox;
 
 #[cfg(feature = "proxy")]
 pub(crate) use line::{chunk_size, content_length, field, last_chunk};
@@ -11,3 +14,5 @@ pub(crate) use list::{field_has_token, has_token, members};
 #[cfg(feature = "proxy")]
 pub(crate) use number::read_decimal;
 pub(crate) use number::{decimal, pair, push_decimal};
+#[cfg(feature = "proxy")]
+pub(crate) use outbox::{Outbox, TOGETHER};

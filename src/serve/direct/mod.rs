@@ -239,18 +239,7 @@ where
     fn flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((io, _)) = &mut self.parts else { return Poll::Ready(Ok(())) };
         while !self.out.is_empty() {
-            let [small, large, tail] = self.out.pieces();
-            let n = if large.is_empty() && tail.is_empty() {
-                ready!(Pin::new(&mut **io).poll_write(cx, small))?
-            } else {
-                let pieces = [io::IoSlice::new(small), io::IoSlice::new(large), io::IoSlice::new(tail)];
-                let pieces = if small.is_empty() { pieces.get(1..).unwrap_or(&pieces) } else { &pieces };
-                ready!(Pin::new(&mut **io).poll_write_vectored(cx, pieces))?
-            };
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.out.advance(n);
+            ready!(self.out.poll_write(&mut **io, cx))?;
         }
         Pin::new(&mut **io).poll_flush(cx)
     }

@@ -2,15 +2,18 @@
 
 use std::{
     cell::RefCell,
+    io,
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, response::Parts};
+use tokio::io::AsyncWrite;
 
 use crate::{
     clock::{Clock as _, SystemClock},
-    wire::{self, has_token, members},
+    wire::{self, Outbox, has_token, members},
 };
 
 /// How a body's end is told.
@@ -24,18 +27,10 @@ pub(super) enum Framing {
     Chunked(Vec<HeaderName>),
 }
 
-/// What is to be written. Small pieces are put together; a large one is written from where it is.
+/// What is to be written.
 #[derive(Debug, Default)]
-pub(super) struct Out {
-    small: Vec<u8>,
-    written: usize,
-    large: Bytes,
-    /// What ends the large piece.
-    tail: &'static [u8],
-}
+pub(super) struct Out(Outbox);
 
-/// From this size on a piece is not copied.
-const LARGE: usize = 4 * 1024;
 /// So much is gathered before it is written.
 const GATHER: usize = 16 * 1024;
 /// A buffer that has grown above this is not kept for the next reply.
@@ -43,36 +38,20 @@ const KEEP: usize = 8 * 1024;
 
 impl Out {
     pub(super) fn is_empty(&self) -> bool {
-        self.written == self.small.len() && self.large.is_empty() && self.tail.is_empty()
+        self.0.is_empty()
     }
 
     /// Whether more may be put into it before it is written.
     pub(super) fn has_room(&self) -> bool {
-        self.large.is_empty() && self.tail.is_empty() && self.small.len() - self.written < GATHER
+        self.0.has_room(GATHER)
     }
 
-    /// The pieces in order.
-    pub(super) fn pieces(&self) -> [&[u8]; 3] {
-        [self.small.get(self.written..).unwrap_or_default(), &self.large, self.tail]
-    }
-
-    pub(super) fn advance(&mut self, mut n: usize) {
-        let small = n.min(self.small.len() - self.written);
-        self.written += small;
-        n -= small;
-        let large = n.min(self.large.len());
-        self.large.advance(large);
-        n -= large;
-        self.tail = self.tail.get(n..).unwrap_or_default();
-        if large > 0 && self.large.is_empty() {
-            // An empty slice would keep the memory of the whole.
-            self.large = Bytes::new();
+    pub(super) fn poll_write<W: AsyncWrite + Unpin>(&mut self, io: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.0.poll_write(io, cx))?;
+        if self.0.is_empty() {
+            self.0.small().shrink_to(KEEP);
         }
-        if self.written == self.small.len() {
-            self.small.clear();
-            self.small.shrink_to(KEEP);
-            self.written = 0;
-        }
+        Poll::Ready(Ok(()))
     }
 
     /// Body bytes. `false`: there are more of them than were announced, and the surplus is not sent.
@@ -87,26 +66,16 @@ impl Out {
                     data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
                 }
                 *left -= data.len() as u64;
-                self.piece(data, b"");
+                self.0.put(data, b"");
             }
             Framing::Chunked(_) => {
                 if !data.is_empty() {
-                    wire::chunk_size(&mut self.small, data.len());
-                    self.piece(data, b"\r\n");
+                    wire::chunk_size(self.0.small(), data.len());
+                    self.0.put(data, b"\r\n");
                 }
             }
         }
         fits
-    }
-
-    fn piece(&mut self, data: Bytes, tail: &'static [u8]) {
-        if data.len() < LARGE {
-            self.small.extend_from_slice(&data);
-            self.small.extend_from_slice(tail);
-        } else {
-            self.large = data;
-            self.tail = tail;
-        }
     }
 
     /// The body has ended. `false`: before its announced end.
@@ -116,13 +85,12 @@ impl Out {
             Framing::Length(_) => return false,
             Framing::Chunked(announced) => announced,
         };
-        if !self.large.is_empty() || !self.tail.is_empty() {
-            // The end goes behind the large piece. Trailers never meet one: nothing more is asked of the body before it is written.
-            self.tail = b"\r\n0\r\n\r\n";
+        // Trailers never meet a large piece: nothing more is asked of the body before it is written.
+        if self.0.set_tail(b"\r\n0\r\n\r\n") {
             return true;
         }
         let trailers = trailers.into_iter().flatten().filter(|(name, _)| announced.contains(name) && may_trail(name));
-        wire::last_chunk(&mut self.small, trailers);
+        wire::last_chunk(self.0.small(), trailers);
         true
     }
 
@@ -131,15 +99,16 @@ impl Out {
     pub(super) fn head(&mut self, parts: &Parts, exact: Option<u64>, method: &Method, close: &mut bool) -> Framing {
         let status = parts.status;
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        self.small.reserve(256 + parts.headers.len() * 32);
+        let dst = self.0.small();
+        dst.reserve(256 + parts.headers.len() * 32);
         if status == StatusCode::OK {
-            self.small.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+            dst.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         } else {
-            self.small.extend_from_slice(b"HTTP/1.1 ");
-            self.small.extend_from_slice(status.as_str().as_bytes());
-            self.small.push(b' ');
-            self.small.extend_from_slice(status.canonical_reason().unwrap_or("<none>").as_bytes());
-            self.small.extend_from_slice(b"\r\n");
+            dst.extend_from_slice(b"HTTP/1.1 ");
+            dst.extend_from_slice(status.as_str().as_bytes());
+            dst.push(b' ');
+            dst.extend_from_slice(status.canonical_reason().unwrap_or("<none>").as_bytes());
+            dst.extend_from_slice(b"\r\n");
         }
         let (mut told, mut length, mut dated, mut trailers) = (false, None, false, Vec::new());
         for (name, value) in &parts.headers {
@@ -158,48 +127,48 @@ impl Out {
             } else if *name == header::TRAILER {
                 trailers.extend(members(value.as_bytes()).filter_map(|name| HeaderName::from_bytes(name).ok()));
             }
-            wire::field(&mut self.small, name.as_str(), value.as_bytes());
+            wire::field(dst, name.as_str(), value.as_bytes());
         }
         let head_only = *method == Method::HEAD;
         let framing = if bodiless || head_only {
             if status != StatusCode::NO_CONTENT
                 && let Some(n) = length.or(exact.filter(|n| *n > 0 && !bodiless))
             {
-                wire::content_length(&mut self.small, n);
+                wire::content_length(dst, n);
             }
             Framing::Empty
         } else if let Some(n) = length.or(exact) {
-            wire::content_length(&mut self.small, n);
+            wire::content_length(dst, n);
             Framing::Length(n)
         } else {
-            self.small.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            dst.extend_from_slice(b"transfer-encoding: chunked\r\n");
             Framing::Chunked(trailers)
         };
         if *close && !told {
-            self.small.extend_from_slice(b"connection: close\r\n");
+            dst.extend_from_slice(b"connection: close\r\n");
         }
         if !dated {
-            self.date();
+            date(dst);
         }
-        self.small.extend_from_slice(b"\r\n");
+        dst.extend_from_slice(b"\r\n");
         framing
     }
+}
 
-    /// `Date` (RFC 9110 §6.6.1), written anew once a second.
-    fn date(&mut self) {
-        thread_local! {
-            static LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
-        }
-        let now = SystemClock.wall();
-        let second = now.duration_since(SystemTime::UNIX_EPOCH).as_ref().map_or(0, Duration::as_secs);
-        LINE.with_borrow_mut(|(written, line)| {
-            if *written != second || line.is_empty() {
-                *line = format!("date: {}\r\n", httpdate::fmt_http_date(now));
-                *written = second;
-            }
-            self.small.extend_from_slice(line.as_bytes());
-        });
+/// `Date` (RFC 9110 §6.6.1), written anew once a second.
+fn date(dst: &mut Vec<u8>) {
+    thread_local! {
+        static LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
+    let now = SystemClock.wall();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).as_ref().map_or(0, Duration::as_secs);
+    LINE.with_borrow_mut(|(written, line)| {
+        if *written != second || line.is_empty() {
+            *line = format!("date: {}\r\n", httpdate::fmt_http_date(now));
+            *written = second;
+        }
+        dst.extend_from_slice(line.as_bytes());
+    });
 }
 
 /// Fields that frame, route, authenticate or change the meaning of a message do not come behind it (RFC 9110 §6.5.1).
@@ -227,6 +196,7 @@ mod tests {
     use http::Response;
 
     use super::*;
+    use crate::wire::TOGETHER;
 
     fn parts(status: u16, fields: &[(&str, &str)]) -> Parts {
         let mut response = Response::builder().status(status).header("date", "x");
@@ -237,7 +207,7 @@ mod tests {
     }
 
     fn text(out: &Out) -> String {
-        String::from_utf8(out.pieces().concat()).unwrap()
+        String::from_utf8(out.0.pieces().concat()).unwrap()
     }
 
     fn head(parts: &Parts, exact: Option<u64>, method: &Method, mut close: bool) -> (String, Framing, bool) {
@@ -306,19 +276,19 @@ mod tests {
         let (mut out, mut framing) = (Out::default(), Framing::Chunked(vec![HeaderName::from_static("x-sum"), header::HOST]));
         assert!(out.body(&mut framing, Bytes::from_static(b"hello")));
         assert!(out.body(&mut framing, Bytes::new()));
-        assert!(out.body(&mut framing, Bytes::from(vec![b'x'; LARGE])));
+        assert!(out.body(&mut framing, Bytes::from(vec![b'x'; TOGETHER + 1])));
         assert!(!out.has_room());
         let mut seen = Vec::new();
         while !out.is_empty() {
-            let all = out.pieces().concat();
+            let all = out.0.pieces().concat();
             let n = all.len().min(1000);
             seen.extend_from_slice(&all[..n]);
-            out.advance(n);
+            out.0.advance(n);
         }
         let trailers: HeaderMap = parts(200, &[("x-sum", "1"), ("host", "h"), ("x-other", "2")]).headers;
         assert!(out.end(&mut framing, Some(&trailers)));
-        seen.extend(out.pieces().concat());
-        let want = format!("5\r\nhello\r\n1000\r\n{}\r\n0\r\nx-sum: 1\r\n\r\n", "x".repeat(LARGE));
+        seen.extend(out.0.pieces().concat());
+        let want = format!("5\r\nhello\r\n1001\r\n{}\r\n0\r\nx-sum: 1\r\n\r\n", "x".repeat(TOGETHER + 1));
         assert_eq!(String::from_utf8(seen).unwrap(), want);
     }
 

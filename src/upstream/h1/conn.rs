@@ -166,8 +166,7 @@ impl H1 {
         let fail = |error| Failed { error, unsent: false, silent: false };
         // Without a body there is nothing to wait with (RFC 9110 §10.1.1).
         let expects = !place.body().is_empty() && place.headers().contains_key(header::EXPECT);
-        self.upload.buf.clear();
-        let encoded = encode::request(&mut self.upload.buf, place, authority, expects).map_err(fail)?;
+        let encoded = encode::request(self.upload.head(), place, authority, expects).map_err(fail)?;
         let body = (!place.body().is_empty()).then(|| std::mem::replace(place.body_mut(), Body::empty()));
         self.upload.start(body, encoded.framing, expects);
         // Until there is an answer that says otherwise.

@@ -1,16 +1,14 @@
 //! A request on its way out: the head, and the body as its sender delivers it.
 //!
-//! Small pieces are put together in one buffer, so that a head with a small body is one write; large ones are written from where
-//! they are. At most [`TOGETHER`] bytes and one large piece are held, so nothing is taken from the sender faster than the socket
-//! takes it.
+//! At most three times [`TOGETHER`] and one large piece are held, so nothing is taken from the sender faster than the socket takes
+//! it.
 
 use std::{
-    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
@@ -22,13 +20,7 @@ use super::{
     },
     encode::Framing,
 };
-use crate::wire;
-
-/// Pieces up to that size are copied to what is to be written before them.
-const TOGETHER: usize = 4 * 1024;
-
-/// The end of a chunk.
-const CRLF: &[u8] = b"\r\n";
+use crate::wire::{self, Outbox, TOGETHER};
 
 /// Why an upload cannot go on.
 #[derive(Debug)]
@@ -43,13 +35,7 @@ pub(super) enum Stop {
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Upload {
-    /// Written first: the head, sizes of chunks, small pieces.
-    pub(super) buf: Vec<u8>,
-    written: usize,
-    /// Written next: a large piece.
-    data: Bytes,
-    /// Written last: the end of its chunk.
-    tail: &'static [u8],
+    out: Outbox,
     /// What is not yet read of the body.
     body: Option<Body>,
     framing: Framing,
@@ -72,10 +58,7 @@ pub(super) struct Upload {
 impl Upload {
     pub(super) fn new() -> Self {
         Self {
-            buf: Vec::new(),
-            written: 0,
-            data: Bytes::new(),
-            tail: b"",
+            out: Outbox::default(),
             body: None,
             framing: Framing::Length(0),
             held: false,
@@ -88,12 +71,14 @@ impl Upload {
         }
     }
 
-    /// Begins with the head that is in `buf`.
+    /// Where the next request's head is put. Nothing of another request may follow it, whatever became of that one.
+    pub(super) fn head(&mut self) -> &mut Vec<u8> {
+        self.out.clear();
+        self.out.small()
+    }
+
+    /// Begins with the head that was put there.
     pub(super) fn start(&mut self, body: Option<Body>, framing: Framing, held: bool) {
-        self.written = 0;
-        // Nothing of another request may follow this head, whatever became of that one.
-        self.data = Bytes::new();
-        self.tail = b"";
         self.body = body;
         self.framing = framing;
         self.held = held;
@@ -108,12 +93,7 @@ impl Upload {
     /// Whether everything is with the socket.
     #[inline]
     pub(super) fn is_done(&self) -> bool {
-        self.body.is_none() && !self.unflushed && !self.has_bytes()
-    }
-
-    /// Whether bytes wait that the socket has not taken.
-    fn has_bytes(&self) -> bool {
-        self.written < self.buf.len() || !self.data.is_empty() || !self.tail.is_empty()
+        self.body.is_none() && !self.unflushed && self.out.is_empty()
     }
 
     /// The body, if nothing of the request has gone anywhere.
@@ -127,10 +107,7 @@ impl Upload {
     /// Nothing more is sent; whoever delivers the body sees that it is not read.
     pub(super) fn abandon(&mut self) {
         self.spare = self.body.take().filter(|_| !self.begun && !self.touched);
-        self.data = Bytes::new();
-        self.tail = b"";
-        self.buf.clear();
-        self.written = 0;
+        self.out.clear();
         self.unflushed = false;
     }
 
@@ -151,30 +128,24 @@ impl Upload {
 
     /// Gives back large memory.
     pub(super) fn trim(&mut self) {
-        if self.buf.capacity() > TOGETHER {
-            self.buf = Vec::new();
+        if self.out.small().capacity() > TOGETHER {
+            self.out = Outbox::default();
         }
     }
 
     /// One piece further: ready when it was written, or everything was.
     pub(super) fn poll<W: AsyncWrite + Unpin>(&mut self, io: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
-        if self.data.is_empty() && self.body.is_some() && !self.held {
+        if self.body.is_some() && !self.held {
             self.fill(cx).map_err(Stop::Body)?;
         }
-        if self.has_bytes() {
-            let n = ready!(self.write(io, cx)).map_err(|_| Stop::Socket)?;
-            if n == 0 {
-                return Poll::Ready(Err(Stop::Socket));
-            }
-            self.advance(n);
+        if !self.out.is_empty() {
+            ready!(self.out.poll_write(io, cx)).map_err(|_| Stop::Socket)?;
             self.begun = true;
             self.moved = true;
             self.unflushed = true;
-            if self.has_bytes() {
+            if !self.out.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            self.buf.clear();
-            self.written = 0;
             if self.body.is_some() && !self.client_owes && !self.held {
                 return Poll::Ready(Ok(()));
             }
@@ -186,38 +157,9 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    fn write<W: AsyncWrite + Unpin>(&self, io: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let first = self.buf.get(self.written..).unwrap_or_default();
-        if self.data.is_empty() && self.tail.is_empty() {
-            return Pin::new(io).poll_write(cx, first);
-        }
-        let pieces = [IoSlice::new(first), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-        Pin::new(io).poll_write_vectored(cx, pieces.get(usize::from(first.is_empty())..).unwrap_or_default())
-    }
-
-    fn advance(&mut self, n: usize) {
-        let first = n.min(self.buf.len() - self.written);
-        self.written += first;
-        let second = (n - first).min(self.data.len());
-        self.data.advance(second);
-        self.tail = self.tail.get(n - first - second..).unwrap_or_default();
-        if self.data.is_empty() {
-            // The memory of a large piece is the sender's.
-            self.data = Bytes::new();
-        }
-    }
-
     /// Takes pieces of the body until there is enough to write, the body ends, or its sender has no more for now.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        if !self.tail.is_empty() {
-            self.buf.extend_from_slice(self.tail);
-            self.tail = b"";
-        }
-        if self.written > TOGETHER {
-            self.buf.drain(..self.written);
-            self.written = 0;
-        }
-        while self.data.is_empty() && self.buf.len() - self.written < 2 * TOGETHER {
+        while self.out.has_room(2 * TOGETHER) {
             let Some(body) = &mut self.body else { return Ok(()) };
             let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
                 self.client_owes = true;
@@ -246,22 +188,12 @@ impl Upload {
                 // All that was promised: nobody has to ask for the end.
                 self.body = None;
             }
-            self.put(data, b"");
+            self.out.put(data, b"");
         } else {
-            wire::chunk_size(&mut self.buf, data.len());
-            self.put(data, CRLF);
+            wire::chunk_size(self.out.small(), data.len());
+            self.out.put(data, b"\r\n");
         }
         Ok(())
-    }
-
-    fn put(&mut self, data: Bytes, tail: &'static [u8]) {
-        if data.len() <= TOGETHER {
-            self.buf.extend_from_slice(&data);
-            self.buf.extend_from_slice(tail);
-        } else {
-            self.data = data;
-            self.tail = tail;
-        }
     }
 
     fn finish(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Error> {
@@ -271,7 +203,7 @@ impl Upload {
             Framing::Length(0) => Ok(()),
             Framing::Length(_) => Err(broken("the body is shorter than its length")),
             Framing::Chunked => {
-                wire::last_chunk(&mut self.buf, trailers.into_iter().flatten());
+                wire::last_chunk(self.out.small(), trailers.into_iter().flatten());
                 Ok(())
             }
         }
@@ -295,7 +227,10 @@ fn broken(why: &'static str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::{
+        collections::VecDeque,
+        io::{self, IoSlice},
+    };
 
     use proptest::prelude::*;
 
@@ -327,7 +262,7 @@ mod tests {
 
     fn upload(frames: Vec<Option<Frame<Bytes>>>, framing: Framing) -> Upload {
         let mut upload = Upload::new();
-        upload.buf.extend_from_slice(b"head\r\n\r\n");
+        upload.head().extend_from_slice(b"head\r\n\r\n");
         upload.start(Some(Body::stream(Frames(frames.into()))), framing, false);
         upload
     }
@@ -444,8 +379,8 @@ mod tests {
         let mut upload = upload(vec![Some(Frame::data(piece.clone()))], Framing::Chunked);
         let mut socket = Socket::new(10);
         let _ = upload.poll(&mut socket, &mut Context::from_waker(std::task::Waker::noop()));
-        assert_eq!(upload.data.as_ptr(), piece.as_ptr());
-        assert!(upload.buf.capacity() < 2 * TOGETHER);
+        assert_eq!(upload.out.pieces()[1].as_ptr(), piece.as_ptr());
+        assert!(upload.out.small().capacity() < 2 * TOGETHER);
     }
 
     #[test]
