@@ -34,6 +34,26 @@ pub(crate) fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
+/// Fields that frame, route, authenticate or describe a message: they do not come behind it (RFC 9110 §6.5.1). Each direction has a
+/// few more.
+pub(crate) fn belongs_in_head(name: &str) -> bool {
+    matches!(
+        name,
+        "authorization"
+            | "cache-control"
+            | "connection"
+            | "content-encoding"
+            | "content-length"
+            | "content-range"
+            | "content-type"
+            | "host"
+            | "set-cookie"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+    )
+}
+
 /// What says where a request comes from, or who is asking: only this server may say so.
 pub(crate) fn is_identity(name: &str) -> bool {
     name.starts_with("x-forwarded-")

@@ -9,12 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::h2::Shared;
 use crate::{
-    net::{connection_options, is_hop_by_hop, is_identity, speaks_for_our_origin},
+    net::{belongs_in_head, connection_options, is_hop_by_hop, is_identity, speaks_for_our_origin},
     rejection::Rejection,
 };
 
@@ -214,35 +214,15 @@ fn is_about_hops_or_origins(name: &str) -> bool {
 }
 
 fn clean_trailers(trailers: &mut HeaderMap) {
-    const FORBIDDEN: &[HeaderName] = &[
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::TE,
-        header::TRAILER,
-        header::UPGRADE,
-        header::HOST,
-        header::AUTHORIZATION,
-        header::PROXY_AUTHORIZATION,
-        header::PROXY_AUTHENTICATE,
-        header::COOKIE,
-        header::SET_COOKIE,
-        header::CONTENT_TYPE,
-        header::CONTENT_ENCODING,
-        header::CONTENT_RANGE,
-        header::CACHE_CONTROL,
-        header::LOCATION,
-        header::WWW_AUTHENTICATE,
-        header::FORWARDED,
-        header::VIA,
-    ];
     let named = connection_options(trailers);
     let doomed: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
-            FORBIDDEN.contains(name)
-                || named.iter().any(|n| n.eq_ignore_ascii_case(name.as_str()))
-                || is_about_hops_or_origins(&name.as_str().replace(['_', '.'], "-"))
+            let name = name.as_str();
+            belongs_in_head(name)
+                || matches!(name, "cookie" | "location" | "www-authenticate")
+                || named.iter().any(|n| n.eq_ignore_ascii_case(name))
+                || is_about_hops_or_origins(&name.replace(['_', '.'], "-"))
         })
         .cloned()
         .collect();
@@ -265,6 +245,24 @@ mod tests {
         }
         t.insert("x-named", "1".parse().unwrap());
         for name in ["x-proxy-token", "x_forwarded_for", "x.real.ip", "proxy-status", "strict-transport-security", "ratelimit"] {
+            t.insert(HeaderName::from_static(name), "1".parse().unwrap());
+        }
+        for name in [
+            "te",
+            "trailer",
+            "upgrade",
+            "proxy-authorization",
+            "proxy-authenticate",
+            "cookie",
+            "content-type",
+            "content-encoding",
+            "content-range",
+            "cache-control",
+            "location",
+            "www-authenticate",
+            "forwarded",
+            "via",
+        ] {
             t.insert(HeaderName::from_static(name), "1".parse().unwrap());
         }
         t.insert("x-checksum", "1".parse().unwrap());

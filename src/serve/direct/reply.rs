@@ -13,6 +13,7 @@ use tokio::io::AsyncWrite;
 
 use crate::{
     clock::{Clock as _, SystemClock},
+    net::belongs_in_head,
     wire::{self, Outbox, has_token, members},
 };
 
@@ -171,24 +172,8 @@ fn date(dst: &mut Vec<u8>) {
     });
 }
 
-/// Fields that frame, route, authenticate or change the meaning of a message do not come behind it (RFC 9110 §6.5.1).
 fn may_trail(name: &HeaderName) -> bool {
-    ![
-        header::AUTHORIZATION,
-        header::CACHE_CONTROL,
-        header::CONNECTION,
-        header::CONTENT_ENCODING,
-        header::CONTENT_LENGTH,
-        header::CONTENT_RANGE,
-        header::CONTENT_TYPE,
-        header::HOST,
-        header::MAX_FORWARDS,
-        header::SET_COOKIE,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-    ]
-    .contains(name)
+    !belongs_in_head(name.as_str()) && *name != header::MAX_FORWARDS
 }
 
 #[cfg(test)]
@@ -290,6 +275,14 @@ mod tests {
         seen.extend(out.0.pieces().concat());
         let want = format!("5\r\nhello\r\n1001\r\n{}\r\n0\r\nx-sum: 1\r\n\r\n", "x".repeat(TOGETHER + 1));
         assert_eq!(String::from_utf8(seen).unwrap(), want);
+    }
+
+    #[test]
+    fn what_belongs_in_the_head_does_not_trail() {
+        for name in ["content-length", "set-cookie", "host", "authorization", "max-forwards", "trailer"] {
+            assert!(!may_trail(&HeaderName::from_static(name)), "{name}");
+        }
+        assert!(may_trail(&HeaderName::from_static("x-sum")) && may_trail(&header::ETAG));
     }
 
     #[test]
