@@ -40,6 +40,7 @@
 
 mod credentials;
 mod flow;
+mod forwarded;
 mod frames;
 mod ping;
 mod sanitize;
@@ -47,6 +48,7 @@ mod service;
 mod tunnel;
 mod websocket;
 
+pub use forwarded::ForwardedFields;
 pub use frames::WebSocketLimits;
 pub use ping::WebSocketPing;
-pub use service::{ForwardedFields, ProxyBody, ProxyService, ProxyServiceBuilder, ResponseFuture};
+pub use service::{ProxyBody, ProxyService, ProxyServiceBuilder, ResponseFuture};
