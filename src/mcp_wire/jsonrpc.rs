@@ -1,6 +1,6 @@
 //! Method, id and name of a JSON-RPC message, found without building the rest.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde_json::Value;
 
@@ -215,20 +215,13 @@ fn field(walk: &mut Walk<'_>) -> Result<Field, PeekError> {
 
 #[inline(never)]
 fn other_field(walk: &mut Walk<'_>) -> Result<Field, PeekError> {
-    let decoded;
-    let key = match walk.key()? {
-        Key::Plain(key) => key,
-        Key::Escaped(raw) => {
-            decoded = self::decoded(raw)?;
-            decoded.as_bytes()
-        }
-    };
-    Ok(match key {
+    let key = key(walk)?;
+    Ok(match &*key {
         b"jsonrpc" => Field::Version,
         b"id" => Field::Id,
         b"method" => Field::Method,
         b"params" => Field::Params,
-        _ if folds_to(key, &["method", "id", "params", "jsonrpc"]) => Field::Ambiguous,
+        key if folds_to(key, &["method", "id", "params", "jsonrpc"]) => Field::Ambiguous,
         _ => Field::Other,
     })
 }
@@ -256,20 +249,22 @@ fn param(walk: &mut Walk<'_>, source: &'static str) -> Result<Param, PeekError> 
 
 #[inline(never)]
 fn other_param(walk: &mut Walk<'_>, source: &'static str) -> Result<Param, PeekError> {
-    let decoded;
-    let key = match walk.key()? {
-        Key::Plain(key) => key,
-        Key::Escaped(raw) => {
-            decoded = self::decoded(raw)?;
-            decoded.as_bytes()
-        }
-    };
-    Ok(if key == source.as_bytes() {
+    let key = key(walk)?;
+    Ok(if *key == *source.as_bytes() {
         Param::Source
-    } else if folds_to(key, &[source]) {
+    } else if folds_to(&key, &[source]) {
         Param::Ambiguous
     } else {
         Param::Other
+    })
+}
+
+/// A key as it reads.
+#[inline]
+fn key<'a>(walk: &mut Walk<'a>) -> Result<Cow<'a, [u8]>, PeekError> {
+    Ok(match walk.key()? {
+        Key::Plain(key) => Cow::Borrowed(key),
+        Key::Escaped(raw) => Cow::Owned(decoded(raw)?.into_bytes()),
     })
 }
 

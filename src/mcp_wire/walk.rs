@@ -260,17 +260,11 @@ fn first(hits: u64) -> usize {
 /// Where the quote stands that ends a string, and whether there are escapes before it.
 #[inline]
 fn string_end(bytes: &[u8], from: usize) -> Option<(usize, bool)> {
-    let mut at = from;
     // Keys and names are short: looking at a word or two is then cheaper than starting a search.
-    for _ in 0..2 {
-        let hits = quotes_and_backslashes(word(bytes, at)?);
-        if hits != 0 {
-            at += first(hits);
-            return if bytes.get(at) == Some(&b'"') { Some((at, false)) } else { far_end(bytes, at) };
-        }
-        at += 8;
+    match search::<2>(bytes, from)? {
+        Ok(at) => end_at(bytes, at),
+        Err(at) => near_end(bytes, at),
     }
-    near_end(bytes, at)
 }
 
 /// The same for a sentence: block by block, until one has an end in it.
@@ -285,15 +279,30 @@ fn near_end(bytes: &[u8], from: usize) -> Option<(usize, bool)> {
         }
         at += 32;
     }
-    for _ in 0..4 {
+    match search::<4>(bytes, at)? {
+        Ok(at) => end_at(bytes, at),
+        Err(at) => far_end(bytes, at),
+    }
+}
+
+/// The first quote or backslash in so many words, or the place behind them.
+#[inline]
+fn search<const WORDS: usize>(bytes: &[u8], from: usize) -> Option<Result<usize, usize>> {
+    let mut at = from;
+    for _ in 0..WORDS {
         let hits = quotes_and_backslashes(word(bytes, at)?);
         if hits != 0 {
-            at += first(hits);
-            return if bytes.get(at) == Some(&b'"') { Some((at, false)) } else { far_end(bytes, at) };
+            return Some(Ok(at + first(hits)));
         }
         at += 8;
     }
-    far_end(bytes, at)
+    Some(Err(at))
+}
+
+/// The end where the first quote or backslash is.
+#[inline]
+fn end_at(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    if bytes.get(at) == Some(&b'"') { Some((at, false)) } else { far_end(bytes, at) }
 }
 
 /// The same for what is long or has escapes. No escape is cut in two at `from`.
