@@ -147,11 +147,20 @@ impl Wire {
     }
 
     pub async fn head(&mut self) -> Option<String> {
+        self.take_until(b"\r\n\r\n").await
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        self.take_until(b"\r\n").await
+    }
+
+    /// What stands before an end, which goes with it.
+    async fn take_until(&mut self, end: &[u8]) -> Option<String> {
         loop {
-            if let Some(end) = self.buf.windows(4).position(|w| w == b"\r\n\r\n") {
-                let head = String::from_utf8_lossy(&self.buf[..end]).into_owned();
-                self.buf.drain(..end + 4);
-                return Some(head);
+            if let Some(at) = self.buf.windows(end.len()).position(|w| w == end) {
+                let text = String::from_utf8_lossy(&self.buf[..at]).into_owned();
+                self.buf.drain(..at + end.len());
+                return Some(text);
             }
             if !self.fill().await {
                 return None;
@@ -220,19 +229,6 @@ impl Wire {
             }
             out.extend(self.buf.drain(..size));
             self.buf.drain(..2);
-        }
-    }
-
-    async fn line(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.buf.windows(2).position(|w| w == b"\r\n") {
-                let line = String::from_utf8_lossy(&self.buf[..end]).into_owned();
-                self.buf.drain(..end + 2);
-                return Some(line);
-            }
-            if !self.fill().await {
-                return None;
-            }
         }
     }
 }
