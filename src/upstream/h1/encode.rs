@@ -94,8 +94,9 @@ fn framing(method: &Method, body: &Body, declared: Option<u64>) -> Result<Option
     }
 }
 
+/// The request is not what it says.
 #[cold]
-fn broken(why: &'static str) -> Error {
+pub(super) fn broken(why: &'static str) -> Error {
     Error::new(Kind::RequestBroken).with_detail(why)
 }
 

@@ -18,7 +18,7 @@ use super::{
         body::{Body, UploadError, classify},
         error::{Error, Kind},
     },
-    encode::Framing,
+    encode::{Framing, broken},
 };
 use crate::wire::{self, Outbox, TOGETHER};
 
@@ -218,11 +218,6 @@ impl From<UploadError> for Error {
             UploadError::Broken(text) => Self::new(Kind::RequestBroken).with_detail(text),
         }
     }
-}
-
-#[cold]
-fn broken(why: &'static str) -> Error {
-    Error::new(Kind::RequestBroken).with_detail(why)
 }
 
 #[cfg(test)]
