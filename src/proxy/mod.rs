@@ -43,6 +43,7 @@ mod flow;
 mod forwarded;
 mod frames;
 mod ping;
+mod place;
 mod sanitize;
 mod service;
 mod tunnel;

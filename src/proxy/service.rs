@@ -20,6 +20,7 @@ use super::{
     credentials::{self, WithoutFields},
     forwarded::{self, ForwardedFields},
     frames::WebSocketLimits,
+    place::Place,
     ping::WebSocketPing,
     sanitize::{self, Via},
     tunnel::{self, TunnelLimits},
@@ -49,7 +50,7 @@ type Track = Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
 #[derive(Clone)]
 pub struct ProxyService(Arc<Config>);
 
-struct Config {
+pub(super) struct Config {
     upstream: Upstream,
     via: Via,
     expose: bool,
@@ -197,15 +198,15 @@ impl fmt::Debug for ProxyServiceBuilder {
     }
 }
 
-/// The future of [`ProxyService`]. Boxed: its size would otherwise travel through every layer's future, and one allocation a
-/// request is less than what moving it costs.
-pub struct ResponseFuture(Pin<Box<dyn Future<Output = Response<ProxyBody>> + Send>>);
+/// The future of [`ProxyService`]. It has a place of its own, because its size would otherwise travel through every layer's future,
+/// and the place is one that has served before.
+pub struct ResponseFuture(Place);
 
 impl Future for ResponseFuture {
     type Output = Result<Response<ProxyBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
+        self.0.poll(cx).map(Ok)
     }
 }
 
@@ -236,14 +237,15 @@ where
             Some(fields) => Body::stream(WithoutFields::new(body, fields)),
             None => Body::stream(body),
         });
-        ResponseFuture(Box::pin(async move {
-            let mut request = request;
-            let expose = config.expose;
-            match config.answer(&mut request).await {
-                Ok(response) => response,
-                Err(rejection) => if expose { rejection.exposed() } else { rejection }.into_response(),
-            }
-        }))
+        ResponseFuture(Place::of(config, request))
+    }
+}
+
+/// One request and its answer.
+pub(super) async fn exchange(config: Arc<Config>, mut request: Request<Body>) -> Response<ProxyBody> {
+    match config.answer(&mut request).await {
+        Ok(response) => response,
+        Err(rejection) => if config.expose { rejection.exposed() } else { rejection }.into_response(),
     }
 }
 

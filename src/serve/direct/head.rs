@@ -1,9 +1,9 @@
 //! Request heads in the plainest form, and where that form ends.
 
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use memchr::{memchr, memchr_iter};
 
 use crate::{
@@ -13,6 +13,8 @@ use crate::{
 
 /// Most fields; requests with more are left to hyper, and refused behind it if they are too many.
 const FIELDS: usize = 48;
+/// Room that a header section is given at first: with it hardly a reply outgrows the memory that it takes over.
+const USUAL: usize = 12;
 /// Most bytes of a head.
 const HEAD: usize = 16 * 1024;
 /// Most bytes of a body that is taken together with its head.
@@ -74,8 +76,29 @@ struct Span {
     value: (u32, u32),
 }
 
+/// What an exchange leaves behind for the next one: the memory of its fields and of its extensions, without what was in them.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    headers: HeaderMap,
+    extensions: Extensions,
+}
+
+/// Maps that have grown above this are not kept.
+const KEPT_FIELDS: usize = 64;
+
+impl Spent {
+    pub(super) fn new(mut headers: HeaderMap, mut extensions: Extensions) -> Self {
+        extensions.clear();
+        if headers.capacity() > KEPT_FIELDS {
+            headers = HeaderMap::new();
+        }
+        headers.clear();
+        Self { headers, extensions }
+    }
+}
+
 /// Takes a whole request off the front of `buf`, or nothing.
-pub(super) fn take(buf: &mut BytesMut, caps: Caps) -> Front {
+pub(super) fn take(buf: &mut BytesMut, caps: Caps, spent: &mut Spent) -> Front {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let end = match parsed.parse_with_uninit_headers(buf, &mut slots) {
@@ -136,7 +159,8 @@ pub(super) fn take(buf: &mut BytesMut, caps: Caps) -> Front {
     let body = if length == 0 { Bytes::new() } else { buf.split_to(length).freeze() };
     let cut = |(from, to): (u32, u32)| head.slice(from as usize..to as usize);
     let Ok(uri) = Uri::from_maybe_shared(cut(path)) else { return restore(buf, &head, &body) };
-    let mut headers = HeaderMap::with_capacity(count);
+    let Spent { mut headers, extensions } = mem::take(spent);
+    headers.reserve(count.max(USUAL));
     for span in spans {
         let name = HeaderName::from_bytes(head.get(span.name.0 as usize..span.name.1 as usize).unwrap_or_default());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(cut(span.value))) else {
@@ -149,6 +173,7 @@ pub(super) fn take(buf: &mut BytesMut, caps: Caps) -> Front {
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = headers;
+    *request.extensions_mut() = extensions;
     Front::Whole(Whole { request, close, trailers })
 }
 
@@ -182,7 +207,7 @@ mod tests {
 
     fn front(text: &str) -> (Front, BytesMut) {
         let mut buf = BytesMut::from(text);
-        (take(&mut buf, Caps::new(OPEN)), buf)
+        (take(&mut buf, Caps::new(OPEN), &mut Spent::default()), buf)
     }
 
     #[test]
@@ -196,7 +221,7 @@ mod tests {
         assert!(!whole.close);
         assert_eq!(&rest[..], b"GET / HTTP/1.1\r\n");
         let mut rest = rest;
-        assert!(matches!(take(&mut rest, Caps::new(OPEN)), Front::Part));
+        assert!(matches!(take(&mut rest, Caps::new(OPEN), &mut Spent::default()), Front::Part));
     }
 
     #[test]
@@ -251,7 +276,7 @@ mod tests {
     fn smaller_caps_hold_here_too() {
         let text = "GET / HTTP/1.1\r\nA: 1\r\nB: 2\r\n\r\n";
         for (caps, whole) in [((text.len(), 2), true), ((text.len() - 1, 2), false), ((text.len(), 1), false)] {
-            let found = take(&mut BytesMut::from(text), Caps::new(caps));
+            let found = take(&mut BytesMut::from(text), Caps::new(caps), &mut Spent::default());
             assert_eq!(matches!(found, Front::Whole(_)), whole, "{caps:?}");
         }
     }
@@ -263,7 +288,7 @@ mod tests {
             for len in 1..=text.len() {
                 if may_end(&text.as_bytes()[..len], seen, Caps::new(OPEN)) {
                     looks += 1;
-                    match take(&mut BytesMut::from(&text[..len]), Caps::new(OPEN)) {
+                    match take(&mut BytesMut::from(&text[..len]), Caps::new(OPEN), &mut Spent::default()) {
                         Front::Part => seen = len,
                         Front::Whole(_) => end = Some(len),
                         other => panic!("{other:?}"),
@@ -278,7 +303,7 @@ mod tests {
         #[test]
         fn any_bytes_are_either_taken_or_left_alone(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut buf = BytesMut::from(&bytes[..]);
-            if !matches!(take(&mut buf, Caps::new(OPEN)), Front::Whole(_)) {
+            if !matches!(take(&mut buf, Caps::new(OPEN), &mut Spent::default()), Front::Whole(_)) {
                 prop_assert_eq!(&buf[..], &bytes[..]);
             }
         }

@@ -35,7 +35,7 @@ use tokio::io::AsyncWrite as _;
 use tower_service::Service;
 
 use self::{
-    head::{Caps, Front, Whole},
+    head::{Caps, Front, Spent, Whole},
     reply::{Framing, Out},
 };
 use super::{
@@ -86,6 +86,7 @@ where
     /// So many of these were looked at and are the beginning of a head.
     looked_at: usize,
     caps: Caps,
+    spent: Spent,
     out: Out,
     framing: Framing,
     method: Method,
@@ -120,6 +121,7 @@ where
             read,
             looked_at: 0,
             caps: Caps::new(caps),
+            spent: Spent::default(),
             out: Out::default(),
             framing: Framing::Empty,
             method: Method::GET,
@@ -190,6 +192,7 @@ where
             self.flow.not_upgraded();
         }
         self.framing = self.out.head(&parts, exact, &self.method, &mut self.close);
+        self.spent = Spent::new(parts.headers, parts.extensions);
         if keep && self.framing != Framing::Empty {
             self.body.set(Some(body));
         }
@@ -250,7 +253,7 @@ where
             let mut late = false;
             if head::may_end(&self.read, self.looked_at, self.caps) {
                 let seen = self.read.len();
-                let found = head::take(&mut self.read, self.caps);
+                let found = head::take(&mut self.read, self.caps, &mut self.spent);
                 self.looked_at = if matches!(found, Front::Part) { seen } else { 0 };
                 match found {
                     Front::Whole(whole) => {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Frame;
 use tokio::{
     io::{AsyncRead as _, AsyncReadExt as _, ReadBuf},
@@ -185,7 +185,7 @@ impl H1 {
             interim: 0,
             interim_bytes: 0,
         };
-        let outcome = std::future::poll_fn(|cx| self.poll_head(&mut wait, cx)).await;
+        let outcome = std::future::poll_fn(|cx| self.poll_head(&mut wait, place.headers_mut(), cx)).await;
         outcome.map_err(|error| {
             let silent = !wait.answered;
             let unsent = silent && error.kind() == Kind::Terminated;
@@ -198,7 +198,8 @@ impl H1 {
         })
     }
 
-    fn poll_head(&mut self, wait: &mut Wait, cx: &mut Context<'_>) -> Poll<Result<Head, Error>> {
+    /// `sent` are the fields of the request. They stay until there is an answer: before that the request may be sent again.
+    fn poll_head(&mut self, wait: &mut Wait, sent: &mut HeaderMap, cx: &mut Context<'_>) -> Poll<Result<Head, Error>> {
         let mut moved = false;
         loop {
             // By turns, so that an answer is seen while a fast upload runs.
@@ -215,7 +216,7 @@ impl H1 {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Error::new(Kind::Terminated).with_detail("no response"))),
                 Poll::Ready(Ok(_)) => {
                     wait.answered = true;
-                    if let Some(head) = self.next_head(wait)? {
+                    if let Some(head) = self.next_head(wait, sent)? {
                         return Poll::Ready(Ok(head));
                     }
                 }
@@ -252,9 +253,9 @@ impl H1 {
     }
 
     /// The final head, if it is complete. Interim ones before it are dropped.
-    fn next_head(&mut self, wait: &mut Wait) -> Result<Option<Head>, Error> {
+    fn next_head(&mut self, wait: &mut Wait, sent: &mut HeaderMap) -> Result<Option<Head>, Error> {
         while !self.buf.is_empty() {
-            let Some(head) = self.reader.take(&mut self.buf, &self.limits, wait.to_head)? else { return Ok(None) };
+            let Some(head) = self.reader.take(&mut self.buf, &self.limits, wait.to_head, sent)? else { return Ok(None) };
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 self.begin_body(&head, wait.close);
                 return Ok(Some(head));

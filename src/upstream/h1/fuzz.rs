@@ -30,7 +30,7 @@ fn read_all(bytes: &[u8], sizes: &[u8], to_head: bool) -> (Vec<Seen>, bool) {
     loop {
         let head = loop {
             if !buf.is_empty() {
-                match reader.take(&mut buf, &LIMITS, to_head) {
+                match reader.take(&mut buf, &LIMITS, to_head, &mut http::HeaderMap::new()) {
                     Ok(Some(head)) => break head,
                     Ok(None) => {}
                     Err(_) => return (seen, false),

@@ -4,7 +4,10 @@
 //! line before the status line, a length that is not one number (§6.3), a transfer coding that is not `chunked` once (§6.1), and
 //! any transfer coding in HTTP/1.0.
 
-use std::{mem::MaybeUninit, time::Duration};
+use std::{
+    mem::{self, MaybeUninit},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
@@ -70,8 +73,15 @@ impl HeadReader {
         self.searched = 0;
     }
 
-    /// Takes a head off the front of `buf`, if it is complete. `to_head`: the request was a `HEAD`.
-    pub(super) fn take(&mut self, buf: &mut BytesMut, limits: &HeadLimits, to_head: bool) -> Result<Option<Head>, Error> {
+    /// Takes a head off the front of `buf`, if it is complete. `to_head`: the request was a `HEAD`. Its fields take the place of those
+    /// in `spent`, whose memory they use.
+    pub(super) fn take(
+        &mut self,
+        buf: &mut BytesMut,
+        limits: &HeadLimits,
+        to_head: bool,
+        spent: &mut HeaderMap,
+    ) -> Result<Option<Head>, Error> {
         if !self.is_due(buf) {
             return if buf.len() >= limits.max_bytes { Err(Error::new(Kind::HeadTooLarge)) } else { Ok(None) };
         }
@@ -95,7 +105,8 @@ impl HeadReader {
             return Err(Error::new(Kind::HeadTooLarge));
         }
         self.reset();
-        self.build(&buf.split_to(size).freeze(), status, version, to_head).map(Some)
+        let headers = mem::take(spent);
+        self.build(&buf.split_to(size).freeze(), headers, status, version, to_head).map(Some)
     }
 
     /// Whether a parse is worth its time: not for every byte of a large head that drips in.
@@ -145,9 +156,17 @@ impl HeadReader {
     }
 
     /// Fields and framing. The values share the bytes that were read.
-    fn build(&self, bytes: &Bytes, status: StatusCode, version: Version, to_head: bool) -> Result<Head, Error> {
+    fn build(
+        &self,
+        bytes: &Bytes,
+        mut headers: HeaderMap,
+        status: StatusCode,
+        version: Version,
+        to_head: bool,
+    ) -> Result<Head, Error> {
+        headers.clear();
         // With room for what the proxy adds.
-        let mut headers = HeaderMap::with_capacity(self.places.len() + 3);
+        headers.reserve(self.places.len() + 3);
         let (mut declared, mut chunked) = (None, false);
         let (mut close, mut keep, mut rests) = (false, false, None);
         for place in &self.places {
@@ -243,7 +262,7 @@ mod tests {
     use super::{super::tests::LIMITS, *};
 
     fn take(bytes: &[u8], to_head: bool) -> Result<Option<Head>, Error> {
-        HeadReader::default().take(&mut BytesMut::from(bytes), &LIMITS, to_head)
+        HeadReader::default().take(&mut BytesMut::from(bytes), &LIMITS, to_head, &mut HeaderMap::new())
     }
 
     fn read(bytes: impl AsRef<[u8]>) -> Result<Option<Head>, Error> {
@@ -387,7 +406,7 @@ mod tests {
         }
         let many = HeadLimits { max_count: 300, ..LIMITS };
         let mut buf = BytesMut::from(fields(300).as_bytes());
-        assert_eq!(HeadReader::default().take(&mut buf, &many, false).unwrap().unwrap().headers.len(), 300);
+        assert_eq!(HeadReader::default().take(&mut buf, &many, false, &mut HeaderMap::new()).unwrap().unwrap().headers.len(), 300);
     }
 
     #[test]
@@ -400,7 +419,7 @@ mod tests {
         }) {
             buf.extend_from_slice(&[byte]);
             parsed += usize::from(buf.len() > SMALL && reader.clone_due(&buf));
-            if let Some(head) = reader.take(&mut buf, &LIMITS, false).unwrap() {
+            if let Some(head) = reader.take(&mut buf, &LIMITS, false, &mut HeaderMap::new()).unwrap() {
                 assert_eq!(head.headers["x"].len(), 20_000);
                 assert!(parsed < 10, "{parsed}");
                 return;
@@ -437,14 +456,14 @@ mod tests {
             let mut cuts: Vec<_> = cuts.into_iter().map(|c| c.min(bytes.len())).chain([bytes.len()]).collect();
             cuts.sort_unstable();
             let mut whole = BytesMut::from(bytes.as_bytes());
-            let want = HeadReader::default().take(&mut whole, &LIMITS, false).map_err(|e| e.kind());
+            let want = HeadReader::default().take(&mut whole, &LIMITS, false, &mut HeaderMap::new()).map_err(|e| e.kind());
             let (mut reader, mut buf, mut at) = (HeadReader::default(), BytesMut::new(), 0);
             let mut got = Ok(None);
             for cut in cuts {
                 buf.extend_from_slice(&bytes.as_bytes()[at..cut]);
                 at = cut;
                 if matches!(got, Ok(None)) && !buf.is_empty() {
-                    got = reader.take(&mut buf, &LIMITS, false).map_err(|e| e.kind());
+                    got = reader.take(&mut buf, &LIMITS, false, &mut HeaderMap::new()).map_err(|e| e.kind());
                 }
             }
             match (want, got) {
