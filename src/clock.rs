@@ -23,12 +23,94 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
-        ORIGIN.elapsed()
+        moment::of_this_poll(&moment::MONOTONIC, || ORIGIN.elapsed())
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
     fn wall(&self) -> SystemTime {
         SystemTime::now()
+    }
+}
+
+pub(crate) mod moment {
+    //! One look at the clock for each time that a connection's task runs.
+    //!
+    //! A task that is polled runs for microseconds, and in that time a request passes many layers that want to know the time. Inside
+    //! of [`poll`] the first to ask reads the clock, and the others are told the same. The next poll reads it anew, so whatever
+    //! waits, even for another task, finds the time moved.
+
+    use std::{cell::Cell, time::Duration};
+
+    use tokio::time::Instant;
+
+    thread_local! {
+        static IN_POLL: Cell<bool> = const { Cell::new(false) };
+        pub(super) static MONOTONIC: Cell<Option<Duration>> = const { Cell::new(None) };
+        static TOKIO: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    /// Ends the moment, also when what is polled panics.
+    #[cfg(feature = "proxy")]
+    struct End;
+
+    #[cfg(feature = "proxy")]
+    impl Drop for End {
+        fn drop(&mut self) {
+            IN_POLL.set(false);
+        }
+    }
+
+    /// Runs one poll. A poll inside of another shares its moment.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn poll<R>(run: impl FnOnce() -> R) -> R {
+        if IN_POLL.replace(true) {
+            return run();
+        }
+        MONOTONIC.set(None);
+        TOKIO.set(None);
+        let _end = End;
+        run()
+    }
+
+    #[inline]
+    pub(super) fn of_this_poll<T: Copy>(slot: &'static std::thread::LocalKey<Cell<Option<T>>>, read: impl FnOnce() -> T) -> T {
+        if !IN_POLL.get() {
+            return read();
+        }
+        slot.get().unwrap_or_else(|| {
+            let now = read();
+            slot.set(Some(now));
+            now
+        })
+    }
+
+    /// The time as tokio's timers see it.
+    pub(crate) fn tokio_now() -> Instant {
+        of_this_poll(&TOKIO, Instant::now)
+    }
+
+    #[cfg(all(test, feature = "proxy"))]
+    mod tests {
+        use super::*;
+        use crate::clock::{Clock as _, SystemClock};
+
+        #[test]
+        fn time_stands_still_inside_of_a_poll_and_moves_between_polls() {
+            let look = || {
+                let first = (SystemClock.monotonic(), tokio_now());
+                let before = std::time::Instant::now();
+                while before.elapsed() < Duration::from_millis(2) {}
+                assert_eq!(poll(|| (SystemClock.monotonic(), tokio_now())), first, "a poll inside of a poll");
+                assert_eq!((SystemClock.monotonic(), tokio_now()), first);
+                first
+            };
+            let (one, two) = (poll(look), poll(look));
+            assert!(two.0 >= one.0 + Duration::from_millis(2) && two.1 > one.1);
+            let outside = SystemClock.monotonic();
+            assert!(outside >= two.0 + Duration::from_millis(2));
+            assert!(std::panic::catch_unwind(|| poll(|| panic!("in a poll"))).is_err());
+            assert!(SystemClock.monotonic() > outside, "the moment ended with the panic");
+        }
     }
 }
 

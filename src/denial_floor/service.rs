@@ -6,11 +6,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::time::Instant;
 use tower_service::Service;
 
 use super::ResponseFuture;
-use crate::body::ResponseBody;
+use crate::{body::ResponseBody, clock::moment::tokio_now};
 
 /// The service of [`DenialFloorLayer`](super::DenialFloorLayer).
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +39,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // tokio's clock, because it is tokio's timer that waits: both stand still together in tests.
-        let arrived = Instant::now();
+        let arrived = tokio_now();
         ResponseFuture::new(self.inner.call(request), arrived, self.step)
     }
 }

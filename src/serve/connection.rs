@@ -32,7 +32,7 @@ use super::{
     stats::Counter,
     streams::{StreamExecutor, Streams},
 };
-use crate::context::ConnectionInfo;
+use crate::{clock::moment, context::ConnectionInfo};
 
 /// A place under the connection cap.
 pub(super) struct Place {
@@ -193,7 +193,7 @@ async fn drive<C: Future>(
     let mut seen = Stage::Running;
     let mut registered = false;
     let (mut polled, mut bye) = (false, false);
-    std::future::poll_fn(|cx| {
+    let mut run = |cx: &mut std::task::Context<'_>| {
         let stage = stages.stage();
         if stage != seen {
             seen = stage;
@@ -233,6 +233,6 @@ async fn drive<C: Future>(
                 Poll::Pending
             }
         }
-    })
-    .await
+    };
+    std::future::poll_fn(|cx| moment::poll(|| run(cx))).await
 }

@@ -16,6 +16,7 @@ use super::{
     stats::{Counter, Counters},
     streams::Streams,
 };
+use crate::clock::moment::tokio_now;
 
 /// How often an upload, or an HTTP/2 connection with open streams, is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -113,7 +114,7 @@ impl Keeper {
         if !timed {
             return Ok(None);
         }
-        let now = Instant::now();
+        let now = tokio_now();
         let key = (phase, self.flow.requests());
         if key != self.key {
             // The first head has to be complete within the header time from the connection's start.
@@ -177,7 +178,7 @@ impl Keeper {
     }
 
     fn look_h2(&mut self) -> Result<Option<Instant>, Verdict> {
-        let now = Instant::now();
+        let now = tokio_now();
         let mut next = None;
         if self.flow.write_blocked() {
             next = self.look_at_writes(now)?;

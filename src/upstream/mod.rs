@@ -26,6 +26,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::{
+    clock::moment::tokio_now,
     connect::{Connected, ConnectedIo, GuardedConnector},
     egress::{EgressPermit, PolicyHandle},
 };
@@ -142,7 +143,7 @@ impl Upstream {
         request: &mut Request<Body>,
     ) -> Result<(Response<UpstreamBody>, UpstreamInfo), Error> {
         let inner = &*self.0;
-        let start = Instant::now();
+        let start = tokio_now();
         let key = KeyRef::new(permit.origin(), permit.generation(), tenant);
         if let Some(conn) = inner.pool.take(&key) {
             let peer = conn.peer;
@@ -285,7 +286,7 @@ impl Inner {
             let error = Error::new(ErrorKind::UpgradeFailed).with_detail("unsolicited 101");
             return Err(Failed { error, unsent: false, silent: false });
         }
-        let now = Instant::now();
+        let now = tokio_now();
         let body = UpstreamBody::of_connection(conn, Some(&self.pool), self.idle, now);
         Ok((response(head, body), now))
     }

@@ -4,6 +4,8 @@
 #[cfg(feature = "proxy")]
 mod line;
 mod list;
+#[cfg(feature = "proxy")]
+mod names;
 mod number;
 #[cfg(feature = "proxy")]
 mod outbox;
@@ -11,6 +13,8 @@ mod outbox;
 #[cfg(feature = "proxy")]
 pub(crate) use line::{chunk_size, content_length, field, last_chunk};
 pub(crate) use list::{field_has_token, has_token, members};
+#[cfg(feature = "proxy")]
+pub(crate) use names::Names;
 #[cfg(feature = "proxy")]
 pub(crate) use number::read_decimal;
 pub(crate) use number::{decimal, pair, push_decimal};

@@ -3,12 +3,12 @@
 use std::mem::{self, MaybeUninit};
 
 use bytes::{Bytes, BytesMut};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use memchr::{memchr, memchr_iter};
 
 use crate::{
     serve::RequestBody,
-    wire::{has_token, read_decimal},
+    wire::{Names, has_token, read_decimal},
 };
 
 /// Most fields; requests with more are left to hyper, and refused behind it if they are too many.
@@ -76,24 +76,27 @@ struct Span {
     value: (u32, u32),
 }
 
-/// What an exchange leaves behind for the next one: the memory of its fields and of its extensions, without what was in them.
+/// What an exchange leaves behind for the next one: the memory of its fields and of its extensions, without what was in them, and the
+/// names of its fields.
 #[derive(Debug, Default)]
 pub(super) struct Spent {
     headers: HeaderMap,
     extensions: Extensions,
+    names: Names,
 }
 
 /// Maps that have grown above this are not kept.
 const KEPT_FIELDS: usize = 64;
 
 impl Spent {
-    pub(super) fn new(mut headers: HeaderMap, mut extensions: Extensions) -> Self {
+    /// Takes over what a reply was made of.
+    pub(super) fn put(&mut self, mut headers: HeaderMap, mut extensions: Extensions) {
         extensions.clear();
         if headers.capacity() > KEPT_FIELDS {
             headers = HeaderMap::new();
         }
         headers.clear();
-        Self { headers, extensions }
+        (self.headers, self.extensions) = (headers, extensions);
     }
 }
 
@@ -159,10 +162,10 @@ pub(super) fn take(buf: &mut BytesMut, caps: Caps, spent: &mut Spent) -> Front {
     let body = if length == 0 { Bytes::new() } else { buf.split_to(length).freeze() };
     let cut = |(from, to): (u32, u32)| head.slice(from as usize..to as usize);
     let Ok(uri) = Uri::from_maybe_shared(cut(path)) else { return restore(buf, &head, &body) };
-    let Spent { mut headers, extensions } = mem::take(spent);
+    let (mut headers, extensions) = (mem::take(&mut spent.headers), mem::take(&mut spent.extensions));
     headers.reserve(count.max(USUAL));
-    for span in spans {
-        let name = HeaderName::from_bytes(head.get(span.name.0 as usize..span.name.1 as usize).unwrap_or_default());
+    for (at, span) in spans.iter().enumerate() {
+        let name = spent.names.read(at, head.get(span.name.0 as usize..span.name.1 as usize).unwrap_or_default());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(cut(span.value))) else {
             return restore(buf, &head, &body);
         };

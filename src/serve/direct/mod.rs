@@ -192,7 +192,7 @@ where
             self.flow.not_upgraded();
         }
         self.framing = self.out.head(&parts, exact, &self.method, &mut self.close);
-        self.spent = Spent::new(parts.headers, parts.extensions);
+        self.spent.put(parts.headers, parts.extensions);
         if keep && self.framing != Framing::Empty {
             self.body.set(Some(body));
         }

@@ -159,14 +159,15 @@ impl Out {
 /// `Date` (RFC 9110 §6.6.1), written anew once a second.
 fn date(dst: &mut Vec<u8>) {
     thread_local! {
-        static LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+        static LINE: RefCell<(Duration, String)> = const { RefCell::new((Duration::ZERO, String::new())) };
     }
-    let now = SystemClock.wall();
-    let second = now.duration_since(SystemTime::UNIX_EPOCH).as_ref().map_or(0, Duration::as_secs);
-    LINE.with_borrow_mut(|(written, line)| {
-        if *written != second || line.is_empty() {
-            *line = format!("date: {}\r\n", httpdate::fmt_http_date(now));
-            *written = second;
+    let now = SystemClock.monotonic();
+    LINE.with_borrow_mut(|(until, line)| {
+        if now >= *until {
+            let wall = SystemClock.wall();
+            let part = wall.duration_since(SystemTime::UNIX_EPOCH).as_ref().map_or(0, Duration::subsec_nanos);
+            *until = now + Duration::from_secs(1).saturating_sub(Duration::from_nanos(part.into()));
+            *line = format!("date: {}\r\n", httpdate::fmt_http_date(wall));
         }
         dst.extend_from_slice(line.as_bytes());
     });

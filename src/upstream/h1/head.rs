@@ -10,14 +10,14 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use httparse::{Header, ParserConfig, Status};
 
 use super::{
     super::error::{Error, Kind},
     HeadLimits, length,
 };
-use crate::wire::has_token;
+use crate::wire::{Names, has_token};
 
 /// Fields that are parsed without going to the heap.
 const FEW: usize = 128;
@@ -60,6 +60,8 @@ type Places = [u32; 4];
 pub(super) struct HeadReader {
     /// Kept, so that there is room without asking for it.
     places: Vec<Places>,
+    /// Of the last head.
+    names: Names,
     /// How much was there when the head was last found incomplete.
     tried: usize,
     /// How much of that was searched for its end.
@@ -157,7 +159,7 @@ impl HeadReader {
 
     /// Fields and framing. The values share the bytes that were read.
     fn build(
-        &self,
+        &mut self,
         bytes: &Bytes,
         mut headers: HeaderMap,
         status: StatusCode,
@@ -169,9 +171,9 @@ impl HeadReader {
         headers.reserve(self.places.len() + 3);
         let (mut declared, mut chunked) = (None, false);
         let (mut close, mut keep, mut rests) = (false, false, None);
-        for place in &self.places {
+        for (at, place) in self.places.iter().enumerate() {
             let [a, b, c, d] = place.map(|n| n as usize);
-            let name = bytes.get(a..b).and_then(|n| HeaderName::from_bytes(n).ok()).ok_or_else(|| bad("not a field name"))?;
+            let name = self.names.read(at, bytes.get(a..b).unwrap_or_default()).map_err(|_| bad("not a field name"))?;
             let value = HeaderValue::from_maybe_shared(bytes.slice(c..d)).map_err(|_| bad("not a field value"))?;
             match b - a {
                 10 if name == header::CONNECTION => {
@@ -406,7 +408,10 @@ mod tests {
         }
         let many = HeadLimits { max_count: 300, ..LIMITS };
         let mut buf = BytesMut::from(fields(300).as_bytes());
-        assert_eq!(HeadReader::default().take(&mut buf, &many, false, &mut HeaderMap::new()).unwrap().unwrap().headers.len(), 300);
+        assert_eq!(
+            HeadReader::default().take(&mut buf, &many, false, &mut HeaderMap::new()).unwrap().unwrap().headers.len(),
+            300
+        );
     }
 
     #[test]
@@ -430,7 +435,7 @@ mod tests {
 
     impl HeadReader {
         fn clone_due(&self, buf: &[u8]) -> bool {
-            HeadReader { places: Vec::new(), ..*self }.is_due(buf)
+            HeadReader { tried: self.tried, searched: self.searched, ..HeadReader::default() }.is_due(buf)
         }
     }
 
