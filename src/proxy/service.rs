@@ -303,8 +303,7 @@ impl Config {
         }
         sanitize::response(response.headers_mut(), status, target.style());
         self.answer_as_ourselves(&mut response, target);
-        let is_stream = is_event_stream(response.headers().get(header::CONTENT_TYPE));
-        if is_stream {
+        if !response.body().is_whole() && is_event_stream(response.headers().get(header::CONTENT_TYPE)) {
             response.body_mut().set_idle_timeout(self.stream_idle);
             if let Some(closing) = context.and_then(|c| self.closing(c, permit, target, info.addr, ends_at_shutdown)) {
                 response.body_mut().end_on(Box::pin(async move {

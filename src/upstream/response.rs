@@ -95,6 +95,11 @@ impl UpstreamBody {
         Self::new(Kind::Driven(Box::new(Driven { source, timer, idle })))
     }
 
+    /// Whether all of it is here.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Empty | Kind::Full(_))
+    }
+
     /// Ends the stream when the future is ready: for event streams, whose readers come back by themselves.
     pub(crate) fn end_on(&mut self, end: Pin<Box<dyn Future<Output = ()> + Send>>) {
         self.end = Some(end);

@@ -14,7 +14,7 @@ mod outbox;
 pub(crate) use line::{chunk_size, content_length, field, last_chunk};
 pub(crate) use list::{field_has_token, has_token, members};
 #[cfg(feature = "proxy")]
-pub(crate) use names::Names;
+pub(crate) use names::field_name;
 #[cfg(feature = "proxy")]
 pub(crate) use number::read_decimal;
 pub(crate) use number::{decimal, pair, push_decimal};

@@ -1,52 +1,70 @@
 //! Names of fields that come again and again.
 
+use std::cell::RefCell;
+
 use http::{HeaderName, header::InvalidHeaderName};
 
-/// So many names are remembered of each head.
-const REMEMBERED: usize = 16;
+/// Names that each thread remembers.
+const REMEMBERED: usize = 64;
 /// Longer ones are not.
 const LONGEST: usize = 24;
 
-/// The names of the last head that came over a connection: the next one mostly has the same in the same order and spelling, and to see
-/// that is less work than to look each of them up.
-#[derive(Debug, Default)]
-pub(crate) struct Names(Vec<Seen>);
+/// Names that were read, each in the one place that its spelling has. Most heads are made of the same few, and to see that is less work
+/// than to look each of them up; a name of one's own would be allocated each time. What falls into the same place is displaced.
+struct Names(Vec<Option<Seen>>);
 
-#[derive(Debug)]
 struct Seen {
-    /// As it came.
+    /// As it came, and zeros behind it.
     spelling: [u8; LONGEST],
     len: usize,
     name: HeaderName,
 }
 
+/// Ends and length tell the usual names apart.
+#[inline]
+fn place(text: &[u8]) -> usize {
+    let ends = text.first().zip(text.last()).map_or(0, |(a, z)| usize::from(*a) + usize::from(*z) * 11);
+    (ends + text.len() * 15) % REMEMBERED
+}
+
 impl Names {
-    /// The name that stands `at` that place of a head.
-    ///
-    /// # Errors
-    /// If it is none.
+    const fn new() -> Self {
+        Self(Vec::new())
+    }
+
     #[inline]
-    pub(crate) fn read(&mut self, at: usize, text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
-        match self.0.get(at) {
-            Some(seen) if seen.len == text.len() && seen.spelling.starts_with(text) => Ok(seen.name.clone()),
-            _ => self.read_anew(at, text),
+    fn read(&mut self, text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+        match self.0.get(place(text)) {
+            Some(Some(seen)) if seen.len == text.len() && seen.spelling.starts_with(text) => Ok(seen.name.clone()),
+            _ => self.read_anew(text),
         }
     }
 
-    fn read_anew(&mut self, at: usize, text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+    fn read_anew(&mut self, text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
         let name = HeaderName::from_bytes(text)?;
         let mut spelling = [0; LONGEST];
         let Some(start) = spelling.get_mut(..text.len()) else { return Ok(name) };
         start.copy_from_slice(text);
-        let seen = Seen { spelling, len: text.len(), name: name.clone() };
-        if let Some(slot) = self.0.get_mut(at) {
-            *slot = seen;
-        } else if self.0.len() < REMEMBERED {
-            // The next place, unless a long name has left a gap.
-            self.0.push(seen);
+        if self.0.is_empty() {
+            self.0.resize_with(REMEMBERED, || None);
+        }
+        if let Some(slot) = self.0.get_mut(place(text)) {
+            *slot = Some(Seen { spelling, len: text.len(), name: name.clone() });
         }
         Ok(name)
     }
+}
+
+/// Reads a field name, in any case.
+///
+/// # Errors
+/// If it is none.
+#[inline]
+pub(crate) fn field_name(text: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+    thread_local! {
+        static NAMES: RefCell<Names> = const { RefCell::new(Names::new()) };
+    }
+    NAMES.with_borrow_mut(|names| names.read(text))
 }
 
 #[cfg(test)]
@@ -57,43 +75,34 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_what_would_be_read() {
-        let mut names = Names::default();
-        for head in [
-            &["Host", "X-Token", "accept"][..],
-            &["host", "x-token", "ACCEPT", "te"],
-            &["accept", "host"],
-            &["Host", "X-Tokem", "accept"],
-        ] {
-            for (at, name) in head.iter().enumerate() {
-                let read = names.read(at, name.as_bytes()).unwrap();
-                assert_eq!(read, HeaderName::from_bytes(name.as_bytes()).unwrap());
-            }
+        let mut names = Names::new();
+        for name in ["Host", "X-Token", "accept", "host", "x-token", "ACCEPT", "te", "Host", "X-Tokem", "x-token"] {
+            assert_eq!(names.read(name.as_bytes()).unwrap(), HeaderName::from_bytes(name.as_bytes()).unwrap());
         }
-        assert!(names.read(0, b"a b").is_err());
-        assert!(names.read(0, b"").is_err());
+        assert!(names.read(b"a b").is_err());
+        assert!(names.read(b"").is_err());
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut names = Names::default();
-        for at in 0..1000 {
-            names.read(at, format!("x-{at}").as_bytes()).unwrap();
-            names.read(at, "y".repeat(LONGEST + 1).as_bytes()).unwrap();
+        let mut names = Names::new();
+        for i in 0..1000 {
+            names.read(format!("x-{i}").as_bytes()).unwrap();
+            names.read(format!("{}{i}", "y".repeat(LONGEST)).as_bytes()).unwrap();
         }
         assert_eq!(names.0.len(), REMEMBERED);
+        assert!(names.0.iter().flatten().all(|seen| seen.len <= LONGEST && seen.name.as_str().starts_with("x-")));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_as_without_memory(
-            heads in proptest::collection::vec(proptest::collection::vec("[ -~]{0,5}|[aAbB-]{1,3}", 0..5), 0..8),
+            texts in proptest::collection::vec(prop_oneof!["[ -~]{0,5}", "[aAbB-]{1,3}", "[a-zA-Z-]{20,30}"], 0..40),
         ) {
-            let mut names = Names::default();
-            for head in heads {
-                for (at, name) in head.iter().enumerate() {
-                    let (read, want) = (names.read(at, name.as_bytes()), HeaderName::from_bytes(name.as_bytes()));
-                    prop_assert_eq!(read.ok(), want.ok());
-                }
+            let mut names = Names::new();
+            for text in texts.iter().chain(&texts) {
+                let (read, want) = (names.read(text.as_bytes()), HeaderName::from_bytes(text.as_bytes()));
+                prop_assert_eq!(read.ok(), want.ok());
             }
         }
     }

@@ -1,14 +1,15 @@
 //! Request heads in the plainest form, and where that form ends.
 
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderValue, Method, Request, Uri, Version};
 use memchr::{memchr, memchr_iter};
 
+use super::spent;
 use crate::{
     serve::RequestBody,
-    wire::{Names, has_token, read_decimal},
+    wire::{field_name, has_token, read_decimal},
 };
 
 /// Most fields; requests with more are left to hyper, and refused behind it if they are too many.
@@ -76,32 +77,8 @@ struct Span {
     value: (u32, u32),
 }
 
-/// What an exchange leaves behind for the next one: the memory of its fields and of its extensions, without what was in them, and the
-/// names of its fields.
-#[derive(Debug, Default)]
-pub(super) struct Spent {
-    headers: HeaderMap,
-    extensions: Extensions,
-    names: Names,
-}
-
-/// Maps that have grown above this are not kept.
-const KEPT_FIELDS: usize = 64;
-
-impl Spent {
-    /// Takes over what a reply was made of.
-    pub(super) fn put(&mut self, mut headers: HeaderMap, mut extensions: Extensions) {
-        extensions.clear();
-        if headers.capacity() > KEPT_FIELDS {
-            headers = HeaderMap::new();
-        }
-        headers.clear();
-        (self.headers, self.extensions) = (headers, extensions);
-    }
-}
-
 /// Takes a whole request off the front of `buf`, or nothing.
-pub(super) fn take(buf: &mut BytesMut, caps: Caps, spent: &mut Spent) -> Front {
+pub(super) fn take(buf: &mut BytesMut, caps: Caps) -> Front {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let end = match parsed.parse_with_uninit_headers(buf, &mut slots) {
@@ -162,10 +139,10 @@ pub(super) fn take(buf: &mut BytesMut, caps: Caps, spent: &mut Spent) -> Front {
     let body = if length == 0 { Bytes::new() } else { buf.split_to(length).freeze() };
     let cut = |(from, to): (u32, u32)| head.slice(from as usize..to as usize);
     let Ok(uri) = Uri::from_maybe_shared(cut(path)) else { return restore(buf, &head, &body) };
-    let (mut headers, extensions) = (mem::take(&mut spent.headers), mem::take(&mut spent.extensions));
+    let (mut headers, extensions) = spent::take();
     headers.reserve(count.max(USUAL));
-    for (at, span) in spans.iter().enumerate() {
-        let name = spent.names.read(at, head.get(span.name.0 as usize..span.name.1 as usize).unwrap_or_default());
+    for span in spans {
+        let name = field_name(head.get(span.name.0 as usize..span.name.1 as usize).unwrap_or_default());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(cut(span.value))) else {
             return restore(buf, &head, &body);
         };
@@ -210,7 +187,7 @@ mod tests {
 
     fn front(text: &str) -> (Front, BytesMut) {
         let mut buf = BytesMut::from(text);
-        (take(&mut buf, Caps::new(OPEN), &mut Spent::default()), buf)
+        (take(&mut buf, Caps::new(OPEN)), buf)
     }
 
     #[test]
@@ -224,7 +201,7 @@ mod tests {
         assert!(!whole.close);
         assert_eq!(&rest[..], b"GET / HTTP/1.1\r\n");
         let mut rest = rest;
-        assert!(matches!(take(&mut rest, Caps::new(OPEN), &mut Spent::default()), Front::Part));
+        assert!(matches!(take(&mut rest, Caps::new(OPEN)), Front::Part));
     }
 
     #[test]
@@ -279,7 +256,7 @@ mod tests {
     fn smaller_caps_hold_here_too() {
         let text = "GET / HTTP/1.1\r\nA: 1\r\nB: 2\r\n\r\n";
         for (caps, whole) in [((text.len(), 2), true), ((text.len() - 1, 2), false), ((text.len(), 1), false)] {
-            let found = take(&mut BytesMut::from(text), Caps::new(caps), &mut Spent::default());
+            let found = take(&mut BytesMut::from(text), Caps::new(caps));
             assert_eq!(matches!(found, Front::Whole(_)), whole, "{caps:?}");
         }
     }
@@ -291,7 +268,7 @@ mod tests {
             for len in 1..=text.len() {
                 if may_end(&text.as_bytes()[..len], seen, Caps::new(OPEN)) {
                     looks += 1;
-                    match take(&mut BytesMut::from(&text[..len]), Caps::new(OPEN), &mut Spent::default()) {
+                    match take(&mut BytesMut::from(&text[..len]), Caps::new(OPEN)) {
                         Front::Part => seen = len,
                         Front::Whole(_) => end = Some(len),
                         other => panic!("{other:?}"),
@@ -306,7 +283,7 @@ mod tests {
         #[test]
         fn any_bytes_are_either_taken_or_left_alone(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut buf = BytesMut::from(&bytes[..]);
-            if !matches!(take(&mut buf, Caps::new(OPEN), &mut Spent::default()), Front::Whole(_)) {
+            if !matches!(take(&mut buf, Caps::new(OPEN)), Front::Whole(_)) {
                 prop_assert_eq!(&buf[..], &bytes[..]);
             }
         }

@@ -16,6 +16,7 @@
 
 mod head;
 mod reply;
+mod spent;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,7 @@ use tokio::io::AsyncWrite as _;
 use tower_service::Service;
 
 use self::{
-    head::{Caps, Front, Spent, Whole},
+    head::{Caps, Front, Whole},
     reply::{Framing, Out},
 };
 use super::{
@@ -86,7 +87,6 @@ where
     /// So many of these were looked at and are the beginning of a head.
     looked_at: usize,
     caps: Caps,
-    spent: Spent,
     out: Out,
     framing: Framing,
     method: Method,
@@ -121,7 +121,6 @@ where
             read,
             looked_at: 0,
             caps: Caps::new(caps),
-            spent: Spent::default(),
             out: Out::default(),
             framing: Framing::Empty,
             method: Method::GET,
@@ -142,7 +141,9 @@ where
 
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some((io, _)) = &mut self.parts else { return Poll::Ready(Ok(0)) };
-        if self.read.capacity() - self.read.len() < READ / 4 {
+        // From the front where nothing of it is in use any more: those bytes are still in the processor's cache.
+        let from_front = self.read.is_empty() && self.read.try_reclaim(READ);
+        if !from_front && self.read.capacity() - self.read.len() < READ / 4 {
             self.read.reserve(READ);
         }
         let n = ready!(io.poll_fill(cx, &mut self.read))?;
@@ -192,7 +193,7 @@ where
             self.flow.not_upgraded();
         }
         self.framing = self.out.head(&parts, exact, &self.method, &mut self.close);
-        self.spent.put(parts.headers, parts.extensions);
+        spent::put(parts.headers, parts.extensions);
         if keep && self.framing != Framing::Empty {
             self.body.set(Some(body));
         }
@@ -253,7 +254,7 @@ where
             let mut late = false;
             if head::may_end(&self.read, self.looked_at, self.caps) {
                 let seen = self.read.len();
-                let found = head::take(&mut self.read, self.caps, &mut self.spent);
+                let found = head::take(&mut self.read, self.caps);
                 self.looked_at = if matches!(found, Front::Part) { seen } else { 0 };
                 match found {
                     Front::Whole(whole) => {

@@ -309,7 +309,9 @@ impl H1 {
 
     /// Reads once, into a buffer that grows while reads fill it.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        if self.buf.capacity() - self.buf.len() < self.read_size / 2 {
+        // From the front where nothing of it is in use any more: those bytes are still in the processor's cache.
+        let from_front = self.buf.is_empty() && self.buf.try_reclaim(self.read_size);
+        if !from_front && self.buf.capacity() - self.buf.len() < self.read_size / 2 {
             self.buf.reserve(self.read_size);
         }
         let room = self.buf.capacity() - self.buf.len();

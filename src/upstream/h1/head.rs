@@ -17,7 +17,7 @@ use super::{
     super::error::{Error, Kind},
     HeadLimits, length,
 };
-use crate::wire::{Names, has_token};
+use crate::wire::{field_name, has_token};
 
 /// Fields that are parsed without going to the heap.
 const FEW: usize = 128;
@@ -60,8 +60,6 @@ type Places = [u32; 4];
 pub(super) struct HeadReader {
     /// Kept, so that there is room without asking for it.
     places: Vec<Places>,
-    /// Of the last head.
-    names: Names,
     /// How much was there when the head was last found incomplete.
     tried: usize,
     /// How much of that was searched for its end.
@@ -159,7 +157,7 @@ impl HeadReader {
 
     /// Fields and framing. The values share the bytes that were read.
     fn build(
-        &mut self,
+        &self,
         bytes: &Bytes,
         mut headers: HeaderMap,
         status: StatusCode,
@@ -171,9 +169,9 @@ impl HeadReader {
         headers.reserve(self.places.len() + 3);
         let (mut declared, mut chunked) = (None, false);
         let (mut close, mut keep, mut rests) = (false, false, None);
-        for (at, place) in self.places.iter().enumerate() {
+        for place in &self.places {
             let [a, b, c, d] = place.map(|n| n as usize);
-            let name = self.names.read(at, bytes.get(a..b).unwrap_or_default()).map_err(|_| bad("not a field name"))?;
+            let name = field_name(bytes.get(a..b).unwrap_or_default()).map_err(|_| bad("not a field name"))?;
             let value = HeaderValue::from_maybe_shared(bytes.slice(c..d)).map_err(|_| bad("not a field value"))?;
             match b - a {
                 10 if name == header::CONNECTION => {
@@ -435,7 +433,7 @@ mod tests {
 
     impl HeadReader {
         fn clone_due(&self, buf: &[u8]) -> bool {
-            HeadReader { tried: self.tried, searched: self.searched, ..HeadReader::default() }.is_due(buf)
+            HeadReader { places: Vec::new(), ..*self }.is_due(buf)
         }
     }
 
