@@ -91,29 +91,26 @@ where
 }
 
 /// Calls the service, or queues with it.
-pub(super) fn begin<S>(
-    service: &mut S,
-    request: Request<RequestBody>,
-    facts: Facts,
-    flow: Arc<Flow>,
-    shared: &Arc<Shared>,
-) -> ReplyFuture<S>
+fn begin<S>(service: &mut S, request: Request<RequestBody>, facts: Facts, flow: Arc<Flow>, shared: &Arc<Shared>) -> ReplyFuture<S>
 where
     S: Service<Request<RequestBody>, Error = Infallible> + Clone,
 {
     let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(())) => State::Calling { future: service.call(request) },
         Poll::Ready(Err(never)) => match never {},
-        // What this instance has queued for must not be left behind unpolled: it goes with the request.
-        Poll::Pending => {
-            let fresh = service.clone();
-            State::NotReady { service: mem::replace(service, fresh), request: Some(Box::new(request)) }
-        }
+        Poll::Pending => State::NotReady { service: queued(service), request: Some(Box::new(request)) },
     };
     ReplyFuture { state, facts, guard: Some(ReplyGuard::new(flow)), shared: Arc::clone(shared) }
 }
 
-#[derive(Clone, Copy)]
+/// Takes a service that is not ready out of its place. What this instance has queued for must not be left behind unpolled: it goes with
+/// the request.
+pub(super) fn queued<S: Clone>(service: &mut S) -> S {
+    let fresh = service.clone();
+    mem::replace(service, fresh)
+}
+
+#[derive(Clone, Copy, Default)]
 pub(super) struct Facts {
     pub(super) connect: bool,
     pub(super) get: bool,
@@ -158,15 +155,18 @@ where
                 StateProj::Calling { future } => {
                     let response = ready!(future.poll(cx))?;
                     let Some(guard) = me.guard.take() else { return Poll::Pending };
-                    return Poll::Ready(Ok(finish(response, guard, *me.facts, me.shared)));
+                    let mut response = response;
+                    let end = finish(&mut response, guard.flow(), *me.facts, me.shared);
+                    let streams = me.shared.streams.clone();
+                    return Poll::Ready(Ok(response.map(|body| ReplyBody::new(body, guard, streams, end))));
                 }
             }
         }
     }
 }
 
-fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared: &Shared) -> Response<ReplyBody<B>> {
-    let flow = guard.flow();
+/// What is done about a reply that has come. `Some`: it is a stream that the drain may end.
+pub(super) fn finish<B>(response: &mut Response<B>, flow: &Flow, facts: Facts, shared: &Shared) -> Option<StreamEnd> {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (facts.connect && status.is_success()) {
         flow.upgrade();
@@ -182,11 +182,10 @@ fn finish<B>(mut response: Response<B>, guard: ReplyGuard, facts: Facts, shared:
     }
     // A stream that the client opened to listen can be opened again elsewhere; one that carries the answer to a POST is a
     // request in flight and gets the drain time.
-    let end = is_event_stream(response.headers().get(header::CONTENT_TYPE)).then(|| {
+    is_event_stream(response.headers().get(header::CONTENT_TYPE)).then(|| {
         let stage = if facts.get { Stage::Draining } else { Stage::Ending };
         StreamEnd::at(Arc::clone(&shared.stages), stage)
-    });
-    response.map(|body| ReplyBody::new(body, guard, shared.streams.clone(), end))
+    })
 }
 
 /// What hyper has read out of the head about what follows it.

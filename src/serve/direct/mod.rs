@@ -26,7 +26,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf as _, BytesMut};
@@ -40,10 +40,10 @@ use self::{
     reply::{Framing, Out},
 };
 use super::{
-    body::{BoxError, ReplyBody, RequestBody},
+    body::{BoxError, ReplyBody, ReplyGuard, RequestBody},
     flow::Flow,
     io::Io,
-    service::{Facts, ReplyFuture, Shared, begin},
+    service::{Facts, Shared, finish, queued},
 };
 use crate::context::RequestContext;
 
@@ -98,8 +98,12 @@ where
     broken: bool,
     /// The server says goodbye.
     leaving: bool,
+    facts: Facts,
+    guard: Option<ReplyGuard>,
+    /// A service that is not ready, and what waits for it.
+    queued: Option<Box<(S, Request<RequestBody>)>>,
     // The places stay, so that a request costs no allocation for them.
-    call: Pin<Box<Option<ReplyFuture<S>>>>,
+    call: Pin<Box<Option<S::Future>>>,
     body: Pin<Box<Option<ReplyBody<B>>>>,
 }
 
@@ -128,6 +132,9 @@ where
             trailers: false,
             broken: false,
             leaving: false,
+            facts: Facts::default(),
+            guard: None,
+            queued: None,
             call: Box::pin(None),
             body: Box::pin(None),
         }
@@ -174,14 +181,38 @@ where
         self.flow.begin(false);
         self.flow.whole_body(request.body().size_hint().lower());
         RequestContext::of_mut(request.extensions_mut()).set_connection(self.shared.info.clone());
-        let facts = Facts { connect: false, get: *request.method() == Method::GET, large_body: false };
+        self.facts = Facts { connect: false, get: *request.method() == Method::GET, large_body: false };
         self.method.clone_from(request.method());
         (self.close, self.trailers) = (close || self.leaving, trailers);
-        self.call.set(Some(begin(service, request, facts, Arc::clone(&self.flow), &self.shared)));
+        self.guard = Some(ReplyGuard::new(Arc::clone(&self.flow)));
         self.stage = Stage::Calling;
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => self.call.set(Some(service.call(request))),
+            Poll::Ready(Err(never)) => match never {},
+            Poll::Pending => self.queued = Some(Box::new((queued(service), request))),
+        }
     }
 
-    fn reply(&mut self, response: Response<ReplyBody<B>>) {
+    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<B>>> {
+        if let Some(waiting) = &mut self.queued {
+            match ready!(waiting.0.poll_ready(cx)) {
+                Ok(()) => {}
+                Err(never) => match never {},
+            }
+            let Some(waiting) = self.queued.take() else { return Poll::Ready(None) };
+            let (mut service, request) = *waiting;
+            self.call.set(Some(service.call(request)));
+        }
+        let Some(call) = self.call.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        match ready!(call.poll(cx)) {
+            Ok(response) => Poll::Ready(Some(response)),
+            Err(never) => match never {},
+        }
+    }
+
+    fn reply(&mut self, mut response: Response<B>) {
+        let Some(guard) = self.guard.take() else { return };
+        let end = finish(&mut response, &self.flow, self.facts, &self.shared);
         let (mut parts, body) = response.into_parts();
         let mut exact = body.size_hint().exact().or_else(|| body.is_end_stream().then_some(0));
         let mut keep = true;
@@ -195,7 +226,7 @@ where
         self.framing = self.out.head(&parts, exact, &self.method, &mut self.close);
         spent::put(parts.headers, parts.extensions);
         if keep && self.framing != Framing::Empty {
-            self.body.set(Some(body));
+            self.body.set(Some(ReplyBody::new(body, guard, None, end)));
         }
         self.stage = Stage::Replying;
     }
@@ -334,18 +365,15 @@ where
                         return Poll::Ready(end);
                     }
                 }
-                Stage::Calling => {
-                    let Some(call) = me.call.as_mut().as_pin_mut() else { return Poll::Ready(Direct::Ended) };
-                    match call.poll(cx) {
-                        Poll::Ready(Ok(response)) => {
-                            me.call.set(None);
-                            me.reply(response);
-                        }
-                        Poll::Ready(Err(never)) => match never {},
-                        Poll::Pending if me.client_gone(cx) => return Poll::Ready(Direct::Broken),
-                        Poll::Pending => return Poll::Pending,
+                Stage::Calling => match me.poll_call(cx) {
+                    Poll::Ready(Some(response)) => {
+                        me.call.set(None);
+                        me.reply(response);
                     }
-                }
+                    Poll::Ready(None) => return Poll::Ready(Direct::Ended),
+                    Poll::Pending if me.client_gone(cx) => return Poll::Ready(Direct::Broken),
+                    Poll::Pending => return Poll::Pending,
+                },
                 Stage::Replying => {
                     if let Some(end) = ready!(me.poll_replying(cx)) {
                         return Poll::Ready(end);
