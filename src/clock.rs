@@ -95,6 +95,7 @@ pub(crate) mod moment {
         use crate::clock::{Clock as _, SystemClock};
 
         #[test]
+        #[expect(clippy::disallowed_methods, reason = "real time has to pass")]
         fn time_stands_still_inside_of_a_poll_and_moves_between_polls() {
             let look = || {
                 let first = (SystemClock.monotonic(), tokio_now());

@@ -99,6 +99,7 @@ Longer walks are in the [`guide`].
 
 // F0: values
 pub mod body;
+pub mod check;
 pub mod clock;
 mod error;
 pub mod net;

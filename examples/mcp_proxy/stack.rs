@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use portcullis::{
+    check::CheckLayer,
     client_addr::ClientAddrLayer,
     client_allow::ClientAllowLayer,
     client_cert::ClientCertLayer,
@@ -59,11 +60,14 @@ pub fn stack(
         client.trust(parts::texts(&file.clients.trusted_proxies)).map_err(|e| Invalid::at("clients.trusted_proxies", e))?;
     let edge = ServiceBuilder::new()
         .layer(kept.audit.clone())
-        .layer(parts::head(limits))
-        .layer(RequestLineLayer::origin())
         .layer(DenialFloorLayer::new(file.egress.denial_floor().map_err(|e| Invalid::at("egress.denial_floor", e))?))
-        .layer(client)
-        .layer(ClientAllowLayer::new(kept.networks.clone()))
+        .layer(CheckLayer::new((
+            parts::head(limits),
+            RequestLineLayer::origin(),
+            client,
+            ClientAllowLayer::new(kept.networks.clone()),
+            ClientCertLayer::new(parts::cert_rules(config)?),
+        )))
         .layer(parts::browser(config, kept.listen)?)
         .layer(JsonRpcErrorLayer::new())
         .layer(TotalTimeoutLayer::new(limits.total_timeout.get().map(|s| s.0)))
@@ -73,11 +77,7 @@ pub fn stack(
         Some(ClientAuth::OrToken) => kept.token.clone().or_client_certificate(),
         Some(ClientAuth::AndToken) => kept.token.clone().and_client_certificate(),
     };
-    let known = edge
-        .clone()
-        .layer(kept.in_flight.clone())
-        .layer(ClientCertLayer::new(parts::cert_rules(config)?))
-        .layer(token.tickets(kept.tickets.clone()));
+    let known = edge.clone().layer(kept.in_flight.clone()).layer(token.tickets(kept.tickets.clone()));
     let guarded = ServiceBuilder::new()
         .layer(TokenScopeLayer::new())
         .layer(kept.sessions.clone())

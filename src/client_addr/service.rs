@@ -8,6 +8,7 @@ use tower_service::Service;
 use super::{ClientAddrLayer, ResponseFuture};
 use crate::{
     body::ResponseBody,
+    check::{Check, Refusal},
     context::{ClientAddr, RequestContext},
     forwarded,
     rejection::{Rejection, RejectionKind},
@@ -31,6 +32,18 @@ impl ClientAddrLayer {
     }
 }
 
+impl Check for ClientAddrLayer {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        let client = self.decide(request)?;
+        let context = RequestContext::of_mut(request.extensions_mut());
+        context.set_client(client);
+        if let Some(record) = context.record() {
+            record.with(|r| r.client = Some(client));
+        }
+        Ok(())
+    }
+}
+
 impl<S, B, R> Service<Request<B>> for ClientAddrService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -44,16 +57,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.config.decide(&request) {
-            Ok(client) => {
-                let context = RequestContext::of_mut(request.extensions_mut());
-                context.set_client(client);
-                if let Some(record) = context.record() {
-                    record.with(|r| r.client = Some(client));
-                }
-                ResponseFuture::inner(self.inner.call(request))
-            }
-            Err(rejection) => ResponseFuture::refused(rejection),
+        match self.config.check(&mut request) {
+            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+            Err(refusal) => ResponseFuture::ready(refusal.into_response()),
         }
     }
 }

@@ -40,7 +40,7 @@ impl ClientNetworks {
 /// Lets only some networks in. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct ClientAllowLayer {
-    networks: ClientNetworks,
+    pub(super) networks: ClientNetworks,
 }
 
 impl ClientAllowLayer {

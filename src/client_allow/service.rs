@@ -5,9 +5,10 @@ use std::task::{Context, Poll};
 use http::{Extensions, Request, Response};
 use tower_service::Service;
 
-use super::{ClientNetworks, ResponseFuture};
+use super::{ClientAllowLayer, ClientNetworks, ResponseFuture};
 use crate::{
     body::ResponseBody,
+    check::{Check, Refusal},
     context::RequestContext,
     forwarded::Networks,
     rejection::{Rejection, RejectionKind},
@@ -28,6 +29,12 @@ fn decide(networks: &Networks, extensions: &Extensions) -> Result<(), Rejection>
         Some(client) if networks.contains(client.ip()) => Ok(()),
         Some(_) => Err(Rejection::new(RejectionKind::ClientDenied)),
         None => Err(Rejection::new(RejectionKind::Misconfigured).with_reason("no_client_address")),
+    }
+}
+
+impl Check for ClientAllowLayer {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        decide(&self.networks.now(), request.extensions()).map_err(Refusal::from)
     }
 }
 

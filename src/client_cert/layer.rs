@@ -9,7 +9,7 @@ use super::{CertRule, ClientCert};
 /// Names the principal of a client certificate. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct ClientCertLayer {
-    rules: Arc<[CertRule]>,
+    pub(super) rules: Arc<[CertRule]>,
 }
 
 impl ClientCertLayer {

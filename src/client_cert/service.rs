@@ -8,9 +8,10 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{CertRule, ResponseFuture, rule};
+use super::{CertRule, ClientCertLayer, ResponseFuture, rule};
 use crate::{
     body::ResponseBody,
+    check::{Check, Refusal},
     context::RequestContext,
     rejection::{Rejection, RejectionKind},
 };
@@ -33,6 +34,12 @@ fn name(rules: &[CertRule], context: &mut RequestContext) -> Result<(), Rejectio
         context.set_principal(principal);
     }
     Ok(())
+}
+
+impl Check for ClientCertLayer {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        name(&self.rules, RequestContext::of_mut(request.extensions_mut())).map_err(Refusal::from)
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for ClientCert<S>

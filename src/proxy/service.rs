@@ -295,26 +295,28 @@ impl Config {
         *request.uri_mut() = Uri::from(target.path_and_query().clone());
         let tenant = context.and_then(RequestContext::principal).map(Principal::id);
         let sent = self.upstream.send_from(permit, tenant, request).await;
-        let (mut response, info) = sent.map_err(Error::into_rejection)?;
+        let (mut answer, info) = sent.map_err(Error::into_rejection)?;
         note(context, &info);
-        let status = response.status();
+        let status = answer.status;
         if status.as_u16() < 200 || status.as_u16() > 599 {
             return Err(Rejection::new(RejectionKind::BadResponse).with_detail("a status outside of 200 to 599"));
         }
-        sanitize::response(response.headers_mut(), status, target.style());
-        self.answer_as_ourselves(&mut response, target);
-        if !response.body().is_whole() && is_event_stream(response.headers().get(header::CONTENT_TYPE)) {
-            response.body_mut().set_idle_timeout(self.stream_idle);
+        let headers = request.headers_mut();
+        sanitize::response(headers, status, target.style());
+        if !answer.body.is_whole() && is_event_stream(headers.get(header::CONTENT_TYPE)) {
+            answer.body.set_idle_timeout(self.stream_idle);
             if let Some(closing) = context.and_then(|c| self.closing(c, permit, target, info.addr, ends_at_shutdown)) {
-                response.body_mut().end_on(Box::pin(async move {
+                answer.body.end_on(Box::pin(async move {
                     closing.await;
                 }));
             }
         }
+        let mut response = answer.into_response(headers, ResponseBody::inner);
+        self.answer_as_ourselves(&mut response, target);
         // The request's extensions ride on the response: outer layers find the context there, and the map is not built twice.
         *response.extensions_mut() = extensions;
         response.extensions_mut().insert(info);
-        Ok(response.map(ResponseBody::inner))
+        Ok(response)
     }
 
     fn clean(

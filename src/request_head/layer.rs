@@ -5,7 +5,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::check::{Head, Limits, check};
-use crate::{body::ResponseBody, context::RequestContext, reply::ResponseFuture};
+use crate::{
+    body::ResponseBody,
+    check::{Check, Refusal},
+    context::RequestContext,
+    reply::ResponseFuture,
+};
 
 /// Refuses request heads that are too large or malformed. See the [module](super).
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +64,7 @@ impl<S> Layer<S> for RequestHeadLayer {
     type Service = RequestHead<S>;
 
     fn layer(&self, inner: S) -> RequestHead<S> {
-        RequestHead { inner, limits: self.limits }
+        RequestHead { inner, layer: *self }
     }
 }
 
@@ -67,7 +72,15 @@ impl<S> Layer<S> for RequestHeadLayer {
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<S> {
     inner: S,
-    limits: Limits,
+    layer: RequestHeadLayer,
+}
+
+impl Check for RequestHeadLayer {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        let malformed = RequestContext::of(request.extensions()).is_some_and(RequestContext::is_malformed);
+        let head = Head { uri: request.uri(), version: request.version(), headers: request.headers(), malformed };
+        check(&self.limits, &head).map_err(Refusal::from)
+    }
 }
 
 impl<S, B, C> Service<Request<B>> for RequestHead<S>
@@ -82,12 +95,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let malformed = RequestContext::of(request.extensions()).is_some_and(RequestContext::is_malformed);
-        let head = Head { uri: request.uri(), version: request.version(), headers: request.headers(), malformed };
-        match check(&self.limits, &head) {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match self.layer.check(&mut request) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::refused(rejection),
+            Err(refusal) => ResponseFuture::ready(refusal.into_response()),
         }
     }
 }

@@ -30,12 +30,14 @@
 
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     body::ResponseBody,
+    check::{Check, Refusal},
     rejection::{Rejection, RejectionKind},
     reply::ResponseFuture,
 };
@@ -64,7 +66,7 @@ impl<S> Layer<S> for RequestLineLayer {
     type Service = RequestLine<S>;
 
     fn layer(&self, inner: S) -> RequestLine<S> {
-        RequestLine { inner, forward_proxy: self.forward_proxy }
+        RequestLine { inner, layer: *self }
     }
 }
 
@@ -72,7 +74,7 @@ impl<S> Layer<S> for RequestLineLayer {
 #[derive(Clone, Debug)]
 pub struct RequestLine<S> {
     inner: S,
-    forward_proxy: bool,
+    layer: RequestLineLayer,
 }
 
 enum Verdict {
@@ -129,6 +131,30 @@ fn as_origin_form<B>(request: &mut Request<B>) {
     }
 }
 
+impl Check for RequestLineLayer {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        match judge(request, self.forward_proxy) {
+            Ok(Verdict::Pass) => {
+                if !self.forward_proxy {
+                    as_origin_form(request);
+                }
+                Ok(())
+            }
+            Ok(Verdict::Allow) => {
+                let mut response = Response::new(Bytes::new());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response.headers_mut().insert(header::ALLOW, METHODS);
+                Err(response.into())
+            }
+            Err(rejection) if rejection.kind() == RejectionKind::MethodNotAllowed => {
+                let refusal = Refusal::from(rejection);
+                Err(refusal.with_field(header::ALLOW, METHODS))
+            }
+            Err(rejection) => Err(rejection.into()),
+        }
+    }
+}
+
 impl<S, B, ResBody> Service<Request<B>> for RequestLine<S>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
@@ -142,27 +168,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match judge(&request, self.forward_proxy) {
-            Ok(Verdict::Pass) => {
-                if !self.forward_proxy {
-                    as_origin_form(&mut request);
-                }
-                ResponseFuture::inner(self.inner.call(request))
-            }
-            Ok(Verdict::Allow) => {
-                let mut response = Response::new(ResponseBody::empty());
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                response.headers_mut().insert(header::ALLOW, METHODS);
-                ResponseFuture::ready(response)
-            }
-            Err(rejection) => {
-                let not_allowed = rejection.kind() == RejectionKind::MethodNotAllowed;
-                let mut response = rejection.into_response();
-                if not_allowed {
-                    response.headers_mut().insert(header::ALLOW, METHODS);
-                }
-                ResponseFuture::ready(response)
-            }
+        match self.layer.check(&mut request) {
+            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+            Err(refusal) => ResponseFuture::ready(refusal.into_response()),
         }
     }
 }

@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri, Version, header, uri};
+use http::{Request, Uri, Version, header, uri};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::{
-    Inner,
+    Answer, Inner,
     body::{Body, UploadError},
     error::{Error, Kind},
     h1::Failed,
@@ -96,7 +96,7 @@ impl Inner {
         mut sender: http2::SendRequest<Body>,
         request: &mut Request<Body>,
         permit: &EgressPermit,
-    ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
+    ) -> Result<Answer, Failed> {
         let fail = |error| Failed { error, unsent: false, silent: false };
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
         request.headers_mut().remove(header::HOST);
@@ -129,7 +129,9 @@ impl Inner {
         match answer {
             Ok(response) => {
                 let (parts, incoming) = response.into_parts();
-                Ok((Response::from_parts(parts, UpstreamBody::http2(incoming, self.idle)), Instant::now()))
+                *request.headers_mut() = parts.headers;
+                let body = UpstreamBody::http2(incoming, self.idle);
+                Ok(Answer { status: parts.status, version: parts.version, body, at: Instant::now() })
             }
             Err(mut e) => {
                 let message = e.take_message();

@@ -22,7 +22,7 @@ mod timer;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use crate::{
@@ -35,7 +35,7 @@ pub use body::Body;
 pub use error::Error;
 pub(crate) use error::Kind as ErrorKind;
 pub use fetch::Redirects;
-use h1::{Failed, H1, Head, HeadLimits};
+use h1::{Failed, H1, HeadLimits};
 use pool::{KeyRef, Pool, PoolLimits};
 pub use response::UpstreamBody;
 
@@ -132,16 +132,18 @@ impl Upstream {
         tenant: Option<&Arc<str>>,
         mut request: Request<Body>,
     ) -> Result<(Response<UpstreamBody>, UpstreamInfo), Error> {
-        self.send_from(permit, tenant, &mut request).await
+        let (answer, info) = self.send_from(permit, tenant, &mut request).await?;
+        Ok((answer.into_response(request.headers_mut(), |body| body), info))
     }
 
-    /// The same, taking the request out of its place only when it is written: a future holds every argument of its own twice.
+    /// The same, taking the request out of its place only when it is written: a future holds every argument of its own twice. The
+    /// answer's fields then lie where the request's were.
     pub(crate) async fn send_from(
         &self,
         permit: &EgressPermit,
         tenant: Option<&Arc<str>>,
         request: &mut Request<Body>,
-    ) -> Result<(Response<UpstreamBody>, UpstreamInfo), Error> {
+    ) -> Result<(Answer, UpstreamInfo), Error> {
         let inner = &*self.0;
         let start = tokio_now();
         let key = KeyRef::new(permit.origin(), permit.generation(), tenant);
@@ -149,14 +151,20 @@ impl Upstream {
             let peer = conn.peer;
             let again = is_replayable(request);
             match inner.send_h1(conn, request, permit, start).await {
-                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
+                Ok(answer) => {
+                    let info = info(peer, true, answer.at - start);
+                    return Ok((answer, info));
+                }
                 Err(failed) if failed.unsent || again && failed.silent && failed.error.kind() == ErrorKind::Terminated => {}
                 Err(failed) => return Err(failed.error),
             }
         } else if let Some((sender, peer)) = inner.pool.take_multiplexed(&key) {
             let spare = is_replayable(request).then(|| copy(request));
             match Box::pin(inner.send_h2(sender, request, permit)).await {
-                Ok((response, now)) => return Ok((response, info(peer, true, now - start))),
+                Ok(answer) => {
+                    let info = info(peer, true, answer.at - start);
+                    return Ok((answer, info));
+                }
                 Err(failed) => {
                     if failed.error.kind() == ErrorKind::HeadTimeout {
                         inner.pool.forget_multiplexed(&key);
@@ -166,8 +174,9 @@ impl Upstream {
             }
         }
         // Boxed: a new connection is the rare case, and its futures are large.
-        let (response, now, peer) = Box::pin(inner.send_fresh(permit, request, &key)).await?;
-        Ok((response, info(peer, false, now - start)))
+        let (answer, peer) = Box::pin(inner.send_fresh(permit, request, &key)).await?;
+        let info = info(peer, false, answer.at - start);
+        Ok((answer, info))
     }
 
     /// Sends an HTTP/1.1 upgrade on a connection of its own. A `101` comes with the connection to go on with; any other answer is
@@ -179,14 +188,16 @@ impl Upstream {
         let mut conn = H1::new(io, peer, &inner.head);
         let sent = conn.exchange(&mut request, permit.origin().authority(), &inner.head, Instant::now()).await;
         let head = sent.map_err(|failed| failed.error)?;
-        let now = Instant::now();
-        let info = info(peer, false, now - start);
+        let at = Instant::now();
+        let info = info(peer, false, at - start);
+        let fields = request.headers_mut();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Upgrade::Switched { response: response(head, ()), conn, info });
+            let response = response(head.status, head.version, fields, ());
+            return Ok(Upgrade::Switched { response, conn, info });
         }
         // Not for the pool: the target has seen an `Upgrade` and may think otherwise about this connection than we do.
-        let body = UpstreamBody::of_connection(conn, None, inner.idle, now);
-        Ok(Upgrade::Refused { response: response(head, body), info })
+        let body = UpstreamBody::of_connection(conn, None, inner.idle, at);
+        Ok(Upgrade::Refused { response: response(head.status, head.version, fields, body), info })
     }
 
     /// Opens a judged connection and nothing else: for `CONNECT`.
@@ -211,12 +222,27 @@ fn info(addr: SocketAddr, reused: bool, head_after: Duration) -> UpstreamInfo {
     UpstreamInfo { addr, reused, head_after }
 }
 
-/// The response with that head.
-fn response<T>(head: Head, body: T) -> Response<T> {
+/// What came back, but for its fields: they lie where the request's were.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) version: Version,
+    pub(crate) body: UpstreamBody,
+    /// When the head came.
+    at: Instant,
+}
+
+impl Answer {
+    /// The response, with its fields taken out of that map.
+    pub(crate) fn into_response<T>(self, fields: &mut HeaderMap, wrap: impl FnOnce(UpstreamBody) -> T) -> Response<T> {
+        response(self.status, self.version, fields, wrap(self.body))
+    }
+}
+
+fn response<T>(status: StatusCode, version: Version, fields: &mut HeaderMap, body: T) -> Response<T> {
     let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.version_mut() = head.version;
-    *response.headers_mut() = head.headers;
+    *response.status_mut() = status;
+    *response.version_mut() = version;
+    *response.headers_mut() = std::mem::take(fields);
     response
 }
 
@@ -257,7 +283,7 @@ impl Inner {
         permit: &EgressPermit,
         request: &mut Request<Body>,
         key: &KeyRef<'_>,
-    ) -> Result<(Response<UpstreamBody>, Instant, SocketAddr), Error> {
+    ) -> Result<(Answer, SocketAddr), Error> {
         let Connected { io, peer, is_h2, .. } = self.connector.connect(permit, false).await?;
         let sent = if is_h2 {
             let sender = self.handshake_h2(io).await?;
@@ -268,27 +294,25 @@ impl Inner {
             conn.key = Some(key.owned());
             self.send_h1(conn, request, permit, Instant::now()).await
         };
-        let (response, now) = sent.map_err(|failed| failed.error)?;
-        Ok((response, now, peer))
+        Ok((sent.map_err(|failed| failed.error)?, peer))
     }
 
-    /// The response, and the moment of its head.
     async fn send_h1(
         &self,
         mut conn: Box<H1>,
         request: &mut Request<Body>,
         permit: &EgressPermit,
         start: Instant,
-    ) -> Result<(Response<UpstreamBody>, Instant), Failed> {
+    ) -> Result<Answer, Failed> {
         let head = conn.exchange(request, permit.origin().authority(), &self.head, start).await?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it (RFC 9110 §15.2.2); the connection is lost with it.
             let error = Error::new(ErrorKind::UpgradeFailed).with_detail("unsolicited 101");
             return Err(Failed { error, unsent: false, silent: false });
         }
-        let now = tokio_now();
-        let body = UpstreamBody::of_connection(conn, Some(&self.pool), self.idle, now);
-        Ok((response(head, body), now))
+        let at = tokio_now();
+        let body = UpstreamBody::of_connection(conn, Some(&self.pool), self.idle, at);
+        Ok(Answer { status: head.status, version: head.version, body, at })
     }
 }
 

@@ -27,10 +27,11 @@ fn read_all(bytes: &[u8], sizes: &[u8], to_head: bool) -> (Vec<Seen>, bool) {
         rest = later;
         !now.is_empty()
     };
+    let mut headers = http::HeaderMap::new();
     loop {
         let head = loop {
             if !buf.is_empty() {
-                match reader.take(&mut buf, &LIMITS, to_head, &mut http::HeaderMap::new()) {
+                match reader.take(&mut buf, &LIMITS, to_head, &mut headers) {
                     Ok(Some(head)) => break head,
                     Ok(None) => {}
                     Err(_) => return (seen, false),
@@ -63,7 +64,7 @@ fn read_all(bytes: &[u8], sizes: &[u8], to_head: bool) -> (Vec<Seen>, bool) {
             }
         };
         let go_on = head.keep_alive && end;
-        seen.push((head.status.as_u16(), head.headers.len(), body, trailers, end));
+        seen.push((head.status.as_u16(), headers.len(), body, trailers, end));
         if !go_on {
             return (seen, buf.is_empty());
         }

@@ -4,10 +4,7 @@
 //! line before the status line, a length that is not one number (§6.3), a transfer coding that is not `chunked` once (§6.1), and
 //! any transfer coding in HTTP/1.0.
 
-use std::{
-    mem::{self, MaybeUninit},
-    time::Duration,
-};
+use std::{mem::MaybeUninit, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
@@ -42,7 +39,6 @@ pub(super) enum Framing {
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) version: Version,
-    pub(crate) headers: HeaderMap,
     pub(super) framing: Framing,
     /// The connection stays open after the body.
     pub(super) keep_alive: bool,
@@ -73,14 +69,14 @@ impl HeadReader {
         self.searched = 0;
     }
 
-    /// Takes a head off the front of `buf`, if it is complete. `to_head`: the request was a `HEAD`. Its fields take the place of those
-    /// in `spent`, whose memory they use.
+    /// Takes a head off the front of `buf`, if it is complete. `to_head`: the request was a `HEAD`. Its fields take the place of what is
+    /// in `fields`.
     pub(super) fn take(
         &mut self,
         buf: &mut BytesMut,
         limits: &HeadLimits,
         to_head: bool,
-        spent: &mut HeaderMap,
+        fields: &mut HeaderMap,
     ) -> Result<Option<Head>, Error> {
         if !self.is_due(buf) {
             return if buf.len() >= limits.max_bytes { Err(Error::new(Kind::HeadTooLarge)) } else { Ok(None) };
@@ -105,8 +101,7 @@ impl HeadReader {
             return Err(Error::new(Kind::HeadTooLarge));
         }
         self.reset();
-        let headers = mem::take(spent);
-        self.build(&buf.split_to(size).freeze(), headers, status, version, to_head).map(Some)
+        self.build(&buf.split_to(size).freeze(), fields, status, version, to_head).map(Some)
     }
 
     /// Whether a parse is worth its time: not for every byte of a large head that drips in.
@@ -159,7 +154,7 @@ impl HeadReader {
     fn build(
         &self,
         bytes: &Bytes,
-        mut headers: HeaderMap,
+        headers: &mut HeaderMap,
         status: StatusCode,
         version: Version,
         to_head: bool,
@@ -222,7 +217,7 @@ impl HeadReader {
         } else {
             declared.map_or(Framing::Close, Framing::Length)
         };
-        Ok(Head { status, version, headers, framing, keep_alive, rests, size: bytes.len() })
+        Ok(Head { status, version, framing, keep_alive, rests, size: bytes.len() })
     }
 }
 
@@ -261,11 +256,36 @@ mod tests {
 
     use super::{super::tests::LIMITS, *};
 
-    fn take(bytes: &[u8], to_head: bool) -> Result<Option<Head>, Error> {
-        HeadReader::default().take(&mut BytesMut::from(bytes), &LIMITS, to_head, &mut HeaderMap::new())
+    /// A head with its fields.
+    #[derive(Debug)]
+    struct Read {
+        head: Head,
+        headers: HeaderMap,
     }
 
-    fn read(bytes: impl AsRef<[u8]>) -> Result<Option<Head>, Error> {
+    impl std::ops::Deref for Read {
+        type Target = Head;
+
+        fn deref(&self) -> &Head {
+            &self.head
+        }
+    }
+
+    impl HeadReader {
+        /// Reads into a map that has held a request's fields.
+        fn read(&mut self, buf: &mut BytesMut, limits: &HeadLimits, to_head: bool) -> Result<Option<Read>, Error> {
+            let mut headers: HeaderMap = [(header::HOST, HeaderValue::from_static("spent"))].into_iter().collect();
+            let head = self.take(buf, limits, to_head, &mut headers)?;
+            assert_eq!(headers.get(header::HOST).is_some_and(|v| v == "spent"), head.is_none(), "{headers:?}");
+            Ok(head.map(|head| Read { head, headers }))
+        }
+    }
+
+    fn take(bytes: &[u8], to_head: bool) -> Result<Option<Read>, Error> {
+        HeadReader::default().read(&mut BytesMut::from(bytes), &LIMITS, to_head)
+    }
+
+    fn read(bytes: impl AsRef<[u8]>) -> Result<Option<Read>, Error> {
         take(bytes.as_ref(), false)
     }
 
@@ -406,10 +426,7 @@ mod tests {
         }
         let many = HeadLimits { max_count: 300, ..LIMITS };
         let mut buf = BytesMut::from(fields(300).as_bytes());
-        assert_eq!(
-            HeadReader::default().take(&mut buf, &many, false, &mut HeaderMap::new()).unwrap().unwrap().headers.len(),
-            300
-        );
+        assert_eq!(HeadReader::default().read(&mut buf, &many, false).unwrap().unwrap().headers.len(), 300);
     }
 
     #[test]
@@ -422,7 +439,7 @@ mod tests {
         }) {
             buf.extend_from_slice(&[byte]);
             parsed += usize::from(buf.len() > SMALL && reader.clone_due(&buf));
-            if let Some(head) = reader.take(&mut buf, &LIMITS, false, &mut HeaderMap::new()).unwrap() {
+            if let Some(head) = reader.read(&mut buf, &LIMITS, false).unwrap() {
                 assert_eq!(head.headers["x"].len(), 20_000);
                 assert!(parsed < 10, "{parsed}");
                 return;
@@ -459,14 +476,14 @@ mod tests {
             let mut cuts: Vec<_> = cuts.into_iter().map(|c| c.min(bytes.len())).chain([bytes.len()]).collect();
             cuts.sort_unstable();
             let mut whole = BytesMut::from(bytes.as_bytes());
-            let want = HeadReader::default().take(&mut whole, &LIMITS, false, &mut HeaderMap::new()).map_err(|e| e.kind());
+            let want = HeadReader::default().read(&mut whole, &LIMITS, false).map_err(|e| e.kind());
             let (mut reader, mut buf, mut at) = (HeadReader::default(), BytesMut::new(), 0);
-            let mut got = Ok(None);
+            let mut got: Result<Option<Read>, Kind> = Ok(None);
             for cut in cuts {
                 buf.extend_from_slice(&bytes.as_bytes()[at..cut]);
                 at = cut;
                 if matches!(got, Ok(None)) && !buf.is_empty() {
-                    got = reader.take(&mut buf, &LIMITS, false, &mut HeaderMap::new()).map_err(|e| e.kind());
+                    got = reader.read(&mut buf, &LIMITS, false).map_err(|e| e.kind());
                 }
             }
             match (want, got) {

@@ -38,7 +38,6 @@ mod upload;
 use std::time::Duration;
 
 pub(crate) use conn::H1;
-pub(crate) use head::Head;
 
 use super::error::Error;
 

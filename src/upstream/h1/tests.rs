@@ -19,7 +19,8 @@ use super::{
         body::Body,
         error::{Error, Kind},
     },
-    Failed, H1, Head, HeadLimits, MAX_INTERIM,
+    Failed, H1, HeadLimits, MAX_INTERIM,
+    head::Head,
 };
 use crate::connect::ConnectedIo;
 
