@@ -75,7 +75,7 @@ Longer walks are in the [`guide`].
 )]
 //! # The rooms
 //!
-//! * Values: [`net`], [`body`], [`clock`], [`signal`], [`rejection`], [`reply`], [`ConfigError`], [`Secret`].
+//! * Values: [`net`], [`body`], [`clock`], [`signal`], [`rejection`], [`reply`], [`check`], [`ConfigError`], [`Secret`].
 //! * Pure decisions: [`context`], [`egress`], [`forwarded`], [`limiter`], [`tokens`].
 //! * Layers: [`audit`], [`trace_span`], [`request_head`], [`request_line`], [`denial_floor`], [`client_addr`], [`client_allow`],
 //!   [`browser`], [`rate_limit`], [`concurrency_limit`], `client_cert` (feature `tls`), [`proxy_token`], [`target`],
