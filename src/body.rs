@@ -6,8 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+
+use crate::wire::read_decimal;
 
 pin_project! {
     /// A response body: the inner service's, or a refusal's.
@@ -73,7 +76,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 }
 
 /// The length of a body as far as it is announced: by `Content-Length` or by the body itself, whichever says more.
-pub(crate) fn announced_length<B: Body>(headers: &http::HeaderMap, body: &B) -> u64 {
-    let field = headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+pub(crate) fn announced_length<B: Body>(headers: &HeaderMap, body: &B) -> u64 {
+    let field = headers.get(header::CONTENT_LENGTH).and_then(|value| read_decimal(value.as_bytes()));
     field.unwrap_or(0).max(body.size_hint().lower())
 }

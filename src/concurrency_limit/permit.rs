@@ -118,13 +118,18 @@ impl Drop for Held {
 /// Several layers may each have added theirs: a permit holds all of them.
 #[derive(Clone)]
 pub struct Permit {
-    _held: Arc<Held>,
-    _outer: Option<Arc<Permit>>,
+    _share: Arc<Share>,
+}
+
+/// Kept for its drop.
+struct Share {
+    _held: Held,
+    _outer: Option<Permit>,
 }
 
 impl Permit {
     pub(super) fn new(held: Held, outer: Option<Self>) -> Self {
-        Self { _held: Arc::new(held), _outer: outer.map(Arc::new) }
+        Self { _share: Arc::new(Share { _held: held, _outer: outer }) }
     }
 }
 
@@ -134,12 +139,17 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// What a running request holds: its own permit, or a share in one that a tunnel may hold as well.
+/// What a running request holds: its own permit, a share in one that a tunnel may hold as well, or none. Two words: it lies in the
+/// future and in the body.
 #[derive(Debug)]
 #[expect(dead_code, reason = "held for their drop")]
 pub(super) enum Hold {
     Own(Held),
-    Shared(Permit),
+    Shared(Option<Permit>),
+}
+
+impl Hold {
+    pub(super) const NONE: Self = Self::Shared(None);
 }
 
 pin_project! {
@@ -148,12 +158,12 @@ pin_project! {
     pub struct PermitBody<B> {
         #[pin]
         inner: B,
-        hold: Option<Hold>,
+        hold: Hold,
     }
 }
 
 impl<B> PermitBody<B> {
-    pub(super) fn new(inner: B, hold: Option<Hold>) -> Self {
+    pub(super) fn new(inner: B, hold: Hold) -> Self {
         Self { inner, hold }
     }
 }
@@ -166,7 +176,7 @@ impl<B: Body<Data = Bytes>> Body for PermitBody<B> {
         let this = self.project();
         let polled = this.inner.poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            *this.hold = None;
+            *this.hold = Hold::NONE;
         }
         polled
     }

@@ -1,10 +1,10 @@
 //! The service and its future.
 
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::{Method, Request, Response, header};
@@ -51,18 +51,19 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let admitted = match self.limits.admit(&request) {
             Ok(admitted) => admitted,
-            Err(rejection) => return ResponseFuture { state: State::Refused { rejection: Some(Box::new(rejection)) } },
+            Err(rejection) => return ResponseFuture::refused(rejection),
         };
-        let hold = admitted.map(|held| {
-            if !may_become_tunnel(&request) {
-                return Hold::Own(held);
+        let hold = match admitted {
+            None => Hold::NONE,
+            Some(held) if !may_become_tunnel(&request) => Hold::Own(held),
+            Some(held) => {
+                let outer = request.extensions_mut().remove::<Permit>();
+                let permit = Permit::new(held, outer);
+                request.extensions_mut().insert(permit.clone());
+                Hold::Shared(Some(permit))
             }
-            let outer = request.extensions_mut().remove::<Permit>();
-            let permit = Permit::new(held, outer);
-            request.extensions_mut().insert(permit.clone());
-            Hold::Shared(permit)
-        });
-        ResponseFuture { state: State::Inner { future: self.inner.call(request), hold } }
+        };
+        ResponseFuture::inner(self.inner.call(request), hold)
     }
 }
 
@@ -84,8 +85,18 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<F> {
-        Refused { rejection: Option<Box<Rejection>> },
-        Inner { #[pin] future: F, hold: Option<Hold> },
+        Refused { rejection: Option<Rejection> },
+        Inner { #[pin] future: F, hold: Hold },
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    fn inner(future: F, hold: Hold) -> Self {
+        Self { state: State::Inner { future, hold } }
+    }
+
+    fn refused(rejection: Rejection) -> Self {
+        Self { state: State::Refused { rejection: Some(rejection) } }
     }
 }
 
@@ -102,9 +113,9 @@ where
                 None => Poll::Pending,
             },
             StateProj::Inner { future, hold } => {
-                let response = ready!(future.poll(cx));
-                let hold = hold.take();
-                Poll::Ready(response.map(|r| r.map(|body| ResponseBody::inner(PermitBody::new(body, hold)))))
+                let polled = future.poll(cx);
+                let hold = if polled.is_ready() { mem::replace(hold, Hold::NONE) } else { Hold::NONE };
+                polled.map_ok(|response| response.map(|body| ResponseBody::inner(PermitBody::new(body, hold))))
             }
         }
     }

@@ -24,7 +24,8 @@ pin_project! {
     /// Response future of [`DenialFloor`](super::DenialFloor).
     pub struct ResponseFuture<F, B> {
         arrived: Instant,
-        step: Duration,
+        // In nanoseconds: half the size of a `Duration`.
+        step: u64,
         #[pin]
         state: State<F, B>,
     }
@@ -44,6 +45,7 @@ pin_project! {
 
 impl<F, B> ResponseFuture<F, B> {
     pub(super) fn new(future: F, arrived: Instant, step: Duration) -> Self {
+        let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
         Self { arrived, step, state: State::Inner { future } }
     }
 }
@@ -70,10 +72,13 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Inner { future } => {
-                    let response = match ready!(future.poll(cx)) {
-                        Ok(response) if !this.step.is_zero() && is_denial(&response) => response,
-                        other => return Poll::Ready(other.map(|r| r.map(ResponseBody::inner))),
-                    };
+                    // In place: a response is large, and one that is taken out first is moved once more.
+                    let polled = future.poll(cx);
+                    let denied = |r: &Response<B>| *this.step > 0 && is_denial(r);
+                    if !matches!(&polled, Poll::Ready(Ok(response)) if denied(response)) {
+                        return polled.map_ok(|response| response.map(ResponseBody::inner));
+                    }
+                    let response = ready!(polled)?;
                     let (parts, body) = response.into_parts();
                     State::Read { parts: Some(Box::new(parts)), body, read: BytesMut::new() }
                 }
@@ -87,7 +92,7 @@ where
                         }
                         Some(_) | None => {}
                     }
-                    let at = leave_at(*this.arrived, Instant::now(), *this.step);
+                    let at = leave_at(*this.arrived, Instant::now(), Duration::from_nanos(*this.step));
                     State::Wait { parts: parts.take(), read: read.split().freeze(), sleep: Box::pin(sleep_until(at)) }
                 }
                 StateProj::Wait { parts, read, sleep } => {

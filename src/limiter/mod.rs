@@ -44,6 +44,6 @@ pub use memory::{DEFAULT_CELLS, MemoryStore};
 pub use meter::{Meter, MeterVerdict};
 pub use quota::{Decision, Quota};
 pub(crate) use sip::SipKey;
+pub(crate) use state::Told;
 pub use state::{PolicyState, RateLimitState};
-pub(crate) use state::{ShortText, Told};
 pub use store::{Ask, Batch, CheckFuture, LimitStore, MAX_POLICIES, OwnedAsk, PolicyId, StoreUnavailable};

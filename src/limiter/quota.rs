@@ -217,6 +217,9 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// What stands in a place where nobody has decided yet.
+    pub(crate) const NONE: Self = Self { allowed: false, wait: 0, used: 0, slack: 0, interval: 1 };
+
     /// A decision that was made elsewhere, by a store of one's own: whether the request passes, how long until it would (`wait`,
     /// which becomes `Retry-After`), and how long until the quota is whole again (`used`, from which the units that are left follow).
     #[must_use]

@@ -11,7 +11,7 @@ use super::{Decision, PolicyId};
 pub struct RateLimitState {
     first: [Option<PolicyState>; 2],
     more: Vec<PolicyState>,
-    told: Option<Told>,
+    told: Option<Arc<Told>>,
 }
 
 /// What one policy has said.
@@ -24,34 +24,12 @@ pub struct PolicyState {
 
 /// What the layers so far have to say to the client. They leave it to the next one further in to say it together with its own, and
 /// say it themselves where there was none.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Told {
     /// `RateLimit-Policy`.
     pub(crate) policy: HeaderValue,
     /// `RateLimit`.
-    pub(crate) limit: ShortText,
-}
-
-const SHORT: usize = 63;
-
-/// A text that can be copied without an allocation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ShortText {
-    len: u8,
-    bytes: [u8; SHORT],
-}
-
-impl ShortText {
-    /// The text, if it is short.
-    pub(crate) fn of(text: &[u8]) -> Option<Self> {
-        let mut bytes = [0; SHORT];
-        bytes.get_mut(..text.len())?.copy_from_slice(text);
-        Some(Self { len: u8::try_from(text.len()).ok()?, bytes })
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
-    }
+    pub(crate) limit: HeaderValue,
 }
 
 impl RateLimitState {
@@ -65,7 +43,7 @@ impl RateLimitState {
     }
 
     /// What the layers so far have to say to the client; to be replaced by whoever says it.
-    pub(crate) fn told(&mut self) -> &mut Option<Told> {
+    pub(crate) fn told(&mut self) -> &mut Option<Arc<Told>> {
         &mut self.told
     }
 

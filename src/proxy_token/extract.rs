@@ -109,9 +109,13 @@ impl Present {
     fn of(headers: &HeaderMap) -> Self {
         let mut present = Self::default();
         for name in headers.keys() {
-            present.authorization |= *name == header::AUTHORIZATION;
-            present.cookie |= *name == header::COOKIE;
-            present.protocol |= *name == header::SEC_WEBSOCKET_PROTOCOL;
+            // Most names have another length than these.
+            match name.as_str().len() {
+                6 => present.cookie |= *name == header::COOKIE,
+                13 => present.authorization |= *name == header::AUTHORIZATION,
+                22 => present.protocol |= *name == header::SEC_WEBSOCKET_PROTOCOL,
+                _ => {}
+            }
         }
         present
     }

@@ -50,17 +50,23 @@ pin_project! {
     #[project = KindProj]
     enum Kind<S, T, B, F, R> {
         Asking { waiting: Option<Box<Waiting<S, T, B>>> },
-        Reply { #[pin] reply: reply::ResponseFuture<F, R>, carrier: Option<Box<HeaderValue>> },
+        Reply { #[pin] reply: reply::ResponseFuture<F, R> },
+        // A WebSocket's. Boxed, so that the others do not carry the place for it through every layer.
+        Selecting { reply: Pin<Box<reply::ResponseFuture<F, R>>>, carrier: Option<Box<HeaderValue>> },
     }
 }
 
 impl<S, T, B, F, R> ResponseFuture<S, T, B, F, R> {
     pub(super) fn inner(future: F, carrier: Option<Box<HeaderValue>>) -> Self {
-        Self { kind: Kind::Reply { reply: reply::ResponseFuture::inner(future), carrier } }
+        let reply = reply::ResponseFuture::inner(future);
+        match carrier {
+            None => Self { kind: Kind::Reply { reply } },
+            carrier => Self { kind: Kind::Selecting { reply: Box::pin(reply), carrier } },
+        }
     }
 
     pub(super) fn refused(rejection: Rejection) -> Self {
-        Self { kind: Kind::Reply { reply: reply::ResponseFuture::refused(rejection), carrier: None } }
+        Self { kind: Kind::Reply { reply: reply::ResponseFuture::refused(rejection) } }
     }
 
     pub(super) fn asking(waiting: Waiting<S, T, B>) -> Self {
@@ -79,8 +85,9 @@ where
         loop {
             let mut this = self.as_mut().project();
             let next = match this.kind.as_mut().project() {
-                KindProj::Reply { reply, carrier } => {
-                    let mut response = ready!(reply.poll(cx))?;
+                KindProj::Reply { reply } => return reply.poll(cx),
+                KindProj::Selecting { reply, carrier } => {
+                    let mut response = ready!(reply.as_mut().poll(cx))?;
                     if let Some(carrier) = carrier.take() {
                         select_protocol(&mut response, *carrier);
                     }

@@ -1,11 +1,13 @@
 //! The fields that tell a client what is left.
 
+use std::{cell::RefCell, sync::Arc};
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header::Entry};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::policy::{Policy, PolicySet};
 use crate::{
-    limiter::{Decision, Quota, ShortText, Told},
+    limiter::{Decision, MAX_POLICIES, Quota, Told},
     wire::decimal,
 };
 
@@ -34,14 +36,14 @@ pub enum Fields {
     Off,
 }
 
+/// Longest `RateLimit` value that is left to inner layers to say.
+const LEFT: usize = 63;
+
 /// What one answer says, written when the decision falls.
 #[derive(Debug)]
 pub(super) enum FieldValues {
-    /// What outer layers have left to this one, and its own. It becomes a value when the answer is there, unless an inner layer
-    /// has said all of it.
-    Short(Told),
-    /// The same where it is long. Inner layers are not asked to say it.
-    Long(Box<(HeaderValue, HeaderValue)>),
+    /// What outer layers have left to this one, and its own; unless an inner layer has said all of it.
+    Draft11(Arc<Told>),
     Legacy {
         limit: u64,
         remaining: u64,
@@ -74,22 +76,16 @@ pub(super) fn join(members: impl IntoIterator<Item = String>) -> Option<HeaderVa
 
 impl FieldValues {
     /// `said` are the decisions of the policies in `asked`, in their order; `outer` is what outer layers have to say.
-    pub(super) fn new(
-        set: &PolicySet,
-        asked: u8,
-        said: &(impl Iterator<Item = Decision> + Clone),
-        refused: bool,
-        outer: Option<&Told>,
-    ) -> Self {
-        let shown = || set.named(asked).zip(said.clone()).filter(|(p, _)| !p.shadow);
+    pub(super) fn new(set: &PolicySet, asked: u8, said: &[Decision], refused: bool, outer: Option<&Arc<Told>>) -> Self {
+        let shown = set.named(asked).zip(said).filter(|(p, _)| !p.shadow);
         match set.fields {
             Fields::Off => Self::None,
             Fields::Legacy => {
-                let tightest = shown().min_by_key(|(_, d)| (d.allowed(), d.remaining()));
+                let tightest = shown.min_by_key(|(_, d)| (d.allowed(), d.remaining()));
                 tightest.map_or(Self::None, |(p, d)| Self::Legacy {
                     limit: window(p.quota).0,
                     remaining: d.remaining(),
-                    seconds: seconds(&d, refused),
+                    seconds: seconds(d, refused),
                 })
             }
             Fields::Draft11 => {
@@ -97,31 +93,19 @@ impl FieldValues {
                 if places == 0 {
                     return Self::None;
                 }
-                let mut text = Text::default();
-                if let Some(told) = outer {
-                    text.push(told.limit.as_bytes());
+                let mut numbers = Numbers::default();
+                for (to, (_, decision)) in numbers.iter_mut().zip(shown) {
+                    *to = (decision.remaining(), seconds(decision, refused));
                 }
-                for (p, d) in shown() {
-                    text.member(p.name(), d.remaining(), seconds(&d, refused));
-                }
-                let policy = outer.map_or_else(|| set.policy_field(places), |told| set.joined_field(&told.policy, places));
-                let Some(policy) = policy else { return Self::None };
-                match ShortText::of(text.as_bytes()) {
-                    Some(limit) => Self::Short(Told { policy, limit }),
-                    None => {
-                        HeaderValue::from_bytes(text.as_bytes()).map_or(Self::None, |limit| Self::Long(Box::new((policy, limit))))
-                    }
-                }
+                said_again(set, places, &numbers, outer).map_or(Self::None, Self::Draft11)
             }
         }
     }
 
-    /// Leaves it to inner layers to say this, too.
-    pub(super) fn leave(&self, told: &mut Option<Told>) {
-        match self {
-            Self::Short(own) => *told = Some(own.clone()),
-            Self::Long(_) => *told = None,
-            Self::Legacy { .. } | Self::None => {}
+    /// Leaves it to inner layers to say this, too, unless it is long.
+    pub(super) fn leave(&self, told: &mut Option<Arc<Told>>) {
+        if let Self::Draft11(own) = self {
+            *told = (own.limit.len() <= LEFT).then(|| Arc::clone(own));
         }
     }
 
@@ -129,13 +113,7 @@ impl FieldValues {
     pub(super) fn apply(self, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
-            Self::Short(Told { policy, limit }) => append(headers, limit, ShortText::as_bytes, |limit| {
-                Some((policy, HeaderValue::from_bytes(limit.as_bytes()).ok()?))
-            }),
-            Self::Long(fields) => {
-                let (policy, limit) = *fields;
-                append(headers, limit, HeaderValue::as_bytes, |limit| Some((policy, limit)));
-            }
+            Self::Draft11(told) => append(headers, &told),
             Self::Legacy { limit, remaining, seconds } => {
                 let inner = headers.get(&X_REMAINING).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
                 if inner.is_some_and(|inner| inner <= remaining) {
@@ -150,28 +128,14 @@ impl FieldValues {
 }
 
 /// Appends `RateLimit-Policy` and `RateLimit`, unless an inner layer has told all of it already.
-fn append<T>(
-    headers: &mut HeaderMap,
-    limit: T,
-    text: impl Fn(&T) -> &[u8],
-    fields: impl FnOnce(T) -> Option<(HeaderValue, HeaderValue)>,
-) {
-    let policy = match headers.entry(RATELIMIT) {
-        Entry::Vacant(vacant) => {
-            let Some((policy, limit)) = fields(limit) else { return };
-            vacant.insert(limit);
-            policy
-        }
-        Entry::Occupied(mut there) => {
-            if there.iter().any(|value| tells(value.as_bytes(), text(&limit))) {
-                return;
-            }
-            let Some((policy, limit)) = fields(limit) else { return };
-            there.append(limit);
-            policy
-        }
-    };
-    headers.append(RATELIMIT_POLICY, policy);
+pub(super) fn append(headers: &mut HeaderMap, told: &Told) {
+    // A walk over the names costs less than the hash of a look-up.
+    let name = &RATELIMIT;
+    if headers.iter().any(|(n, value)| n == name && tells(value.as_bytes(), told.limit.as_bytes())) {
+        return;
+    }
+    headers.append(RATELIMIT, told.limit.clone());
+    headers.append(RATELIMIT_POLICY, told.policy.clone());
 }
 
 /// Whether these members are in a list.
@@ -187,55 +151,80 @@ fn seconds(decision: &Decision, refused: bool) -> u64 {
     nanos.div_ceil(NANOS)
 }
 
-const TEXT: usize = 120;
+/// What is left, and in how many seconds, of each policy that is shown.
+type Numbers = [(u64, u64); MAX_POLICIES];
 
-/// A short text on the stack, which moves to the heap when it grows long: the value's own allocation is then the only one.
-struct Text {
-    buf: [u8; TEXT],
-    len: usize,
-    heap: Vec<u8>,
+/// The words of so many policies are kept.
+const FEW: usize = 2;
+
+/// What a layer has said last, and what it depends on.
+struct Last {
+    set: u64,
+    places: u8,
+    numbers: [(u64, u64); FEW],
+    outer: Option<Arc<Told>>,
+    told: Arc<Told>,
 }
 
-impl Default for Text {
-    fn default() -> Self {
-        Self { buf: [0; TEXT], len: 0, heap: Vec::new() }
-    }
+thread_local! {
+    /// What the layers on this thread have said last: most clients are told the same, that nearly all is left.
+    static LAST: RefCell<[Option<Last>; 4]> = const { RefCell::new([const { None }; 4]) };
 }
 
-impl Text {
-    fn is_empty(&self) -> bool {
-        self.len == 0 && self.heap.is_empty()
+/// The words of these policies: the last ones, if they are still true.
+fn said_again(set: &PolicySet, places: u8, numbers: &Numbers, outer: Option<&Arc<Told>>) -> Option<Arc<Told>> {
+    let fresh = || write(set, places, numbers, outer).map(Arc::new);
+    let few = numbers.first_chunk::<FEW>()?;
+    if places.count_ones() as usize > FEW {
+        return fresh();
     }
-
-    fn as_bytes(&self) -> &[u8] {
-        if self.heap.is_empty() { self.buf.get(..self.len).unwrap_or_default() } else { &self.heap }
-    }
-
-    #[inline]
-    fn push(&mut self, bytes: &[u8]) {
-        if self.heap.is_empty() {
-            if let Some(room) = self.buf.get_mut(self.len..self.len + bytes.len()) {
-                room.copy_from_slice(bytes);
-                self.len += bytes.len();
-                return;
-            }
-            self.heap.extend_from_slice(self.buf.get(..self.len).unwrap_or_default());
+    let kept = LAST.try_with(|slots| {
+        let mut slots = slots.borrow_mut();
+        let slot = slots.get_mut(usize::try_from(set.id % 4).unwrap_or(0))?;
+        if let Some(last) = slot
+            && last.set == set.id
+            && last.places == places
+            && last.numbers == *few
+            && same(last.outer.as_ref(), outer)
+        {
+            return Some(Arc::clone(&last.told));
         }
-        self.heap.extend_from_slice(bytes);
-    }
+        let told = fresh()?;
+        *slot = Some(Last { set: set.id, places, numbers: *few, outer: outer.cloned(), told: Arc::clone(&told) });
+        Some(told)
+    });
+    kept.unwrap_or_else(|_| fresh())
+}
 
-    fn member(&mut self, name: &str, remaining: u64, seconds: u64) {
-        self.push(if self.is_empty() { b"\"" } else { b", \"" });
-        self.push(name.as_bytes());
-        self.push(b"\";r=");
-        self.number(remaining);
-        self.push(b";t=");
-        self.number(seconds);
+fn same(one: Option<&Arc<Told>>, other: Option<&Arc<Told>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || (one.limit == other.limit && one.policy == other.policy),
+        _ => false,
     }
+}
 
-    fn number(&mut self, n: u64) {
-        decimal(n, |digits| self.push(digits));
+#[inline(never)]
+fn write(set: &PolicySet, places: u8, numbers: &Numbers, outer: Option<&Arc<Told>>) -> Option<Told> {
+    let mut text = Vec::with_capacity(LEFT);
+    if let Some(told) = outer {
+        text.extend_from_slice(told.limit.as_bytes());
     }
+    for (policy, (remaining, seconds)) in set.named(places).zip(numbers) {
+        member(&mut text, policy.name(), *remaining, *seconds);
+    }
+    let policy = outer.map_or_else(|| set.policy_field(places), |told| set.joined_field(&told.policy, places))?;
+    Some(Told { policy, limit: HeaderValue::from_maybe_shared(Bytes::from(text)).ok()? })
+}
+
+/// One policy's member of `RateLimit`.
+fn member(text: &mut Vec<u8>, name: &str, remaining: u64, seconds: u64) {
+    text.extend_from_slice(if text.is_empty() { b"\"" } else { b", \"" });
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(b"\";r=");
+    decimal(remaining, |digits| text.extend_from_slice(digits));
+    text.extend_from_slice(b";t=");
+    decimal(seconds, |digits| text.extend_from_slice(digits));
 }
 
 #[cfg(test)]
@@ -243,17 +232,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_written_as_they_are() {
-        let (mut text, mut want) = (Text::default(), String::new());
-        assert!(text.is_empty());
+    fn members_are_written_as_they_are() {
+        let (mut text, mut want) = (Vec::new(), Vec::new());
         for n in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, 7] {
-            text.number(n);
-            text.push(b";");
-            want += &n.to_string();
-            want += ";";
-            assert_eq!(text.as_bytes(), want.as_bytes());
+            member(&mut text, "a b", n, n / 2);
+            want.push(format!("\"a b\";r={n};t={}", n / 2));
+            assert_eq!(text, want.join(", ").as_bytes());
         }
-        assert!(want.len() > TEXT);
+    }
+
+    #[test]
+    fn the_last_words_are_said_again_while_they_are_true() {
+        let set = |name: &str, more: &[&str]| {
+            let policy = |name: &str| Policy::new(name, Quota::per_hour(10)).unwrap();
+            PolicySet::new([name].iter().chain(more).map(|name| policy(name)).collect(), Fields::Draft11)
+        };
+        let words = |set: &PolicySet, numbers: &[(u64, u64)], outer: Option<&Arc<Told>>| {
+            let places = u8::try_from((1_u32 << numbers.len()) - 1).unwrap();
+            let mut all = Numbers::default();
+            all[..numbers.len()].copy_from_slice(numbers);
+            said_again(set, places, &all, outer).unwrap()
+        };
+        let text = |told: &Told| (told.limit.to_str().unwrap().to_owned(), told.policy.to_str().unwrap().to_owned());
+        let (a, b) = (set("a", &["a2", "a3"]), set("b", &[]));
+        let one = words(&a, &[(9, 360)], None);
+        assert_eq!(text(&one), (r#""a";r=9;t=360"#.into(), r#""a";q=10;w=3600"#.into()));
+        assert!(Arc::ptr_eq(&one, &words(&a, &[(9, 360)], None)));
+        for (numbers, want) in [
+            (&[(8, 360)][..], r#""a";r=8;t=360"#),
+            (&[(8, 361)], r#""a";r=8;t=361"#),
+            (&[(8, 361), (0, 0)], r#""a";r=8;t=361, "a2";r=0;t=0"#),
+            (&[(8, 361), (0, 0), (1, 1)], r#""a";r=8;t=361, "a2";r=0;t=0, "a3";r=1;t=1"#),
+            (&[(8, 361), (0, 0), (1, 2)], r#""a";r=8;t=361, "a2";r=0;t=0, "a3";r=1;t=2"#),
+        ] {
+            assert_eq!(text(&words(&a, numbers, None)).0, want);
+        }
+        let inner = words(&b, &[(1, 2)], Some(&one));
+        let want = (r#""a";r=9;t=360, "b";r=1;t=2"#.to_owned(), r#""a";q=10;w=3600, "b";q=10;w=3600"#.to_owned());
+        assert_eq!(text(&inner), want);
+        // The same words of others, from another thread perhaps.
+        assert!(Arc::ptr_eq(&inner, &words(&b, &[(1, 2)], Some(&words(&a, &[(9, 360)], None)))));
+        assert_eq!(text(&words(&b, &[(1, 2)], Some(&words(&a, &[(7, 360)], None)))).0, r#""a";r=7;t=360, "b";r=1;t=2"#);
+        assert_eq!(text(&words(&b, &[(1, 2)], None)).0, r#""b";r=1;t=2"#);
+        // Sets that share a place do not take each other's words.
+        for name in ["c", "d", "e", "f", "g"] {
+            assert_eq!(text(&words(&set(name, &[]), &[(1, 2)], None)).0, format!("\"{name}\";r=1;t=2"));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The answer to come.
 
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::{
     body::{AmendBody, Charge},
     layer::Shared,
-    policy::{PolicySet, Used},
+    policy::PolicySet,
     service::{Passed, Settled, settle, unavailable},
 };
 use crate::{body::ResponseBody, limiter::CheckFuture};
@@ -31,8 +31,8 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F, S, B> {
-        Refused { response: Option<Response<Bytes>> },
-        Inner { #[pin] future: F, passed: Option<Passed> },
+        Refused { response: Option<Box<Response<Bytes>>> },
+        Inner { #[pin] future: F, passed: Passed },
         Asking { check: CheckFuture, pending: Option<Box<Pending<S, B>>> },
     }
 }
@@ -49,11 +49,11 @@ pub(super) struct Pending<S, B> {
 
 impl<F, S, B> ResponseFuture<F, S, B> {
     pub(super) fn refused(response: Response<Bytes>) -> Self {
-        Self { state: State::Refused { response: Some(response) } }
+        Self { state: State::Refused { response: Some(Box::new(response)) } }
     }
 
     pub(super) fn inner(future: F, passed: Passed) -> Self {
-        Self { state: State::Inner { future, passed: Some(passed) } }
+        Self { state: State::Inner { future, passed } }
     }
 
     pub(super) fn asking(check: CheckFuture, pending: Pending<S, B>) -> Self {
@@ -80,24 +80,24 @@ where
                     };
                 }
                 StateProj::Inner { future, passed } => {
-                    let mut response = ready!(future.poll(cx))?;
-                    let Passed { fields, mut charge } = passed.take().unwrap_or_default();
-                    if let Some(charge) = &mut charge {
-                        charge.used = Some(Used { status: response.status(), bytes: 0 });
-                    }
-                    fields.apply(response.headers_mut());
-                    return Poll::Ready(Ok(response.map(|body| ResponseBody::inner(AmendBody::new(body, charge)))));
+                    // In place: a response is large, and one that is taken out first is moved once more.
+                    let mut polled = future.poll(cx);
+                    let charge = match &mut polled {
+                        Poll::Ready(Ok(response)) => mem::replace(passed, Passed::Nothing).apply(response),
+                        _ => None,
+                    };
+                    return polled.map_ok(|r| r.map(|body| ResponseBody::inner(AmendBody::new(body, charge))));
                 }
                 StateProj::Asking { check, pending } => {
                     let answer = ready!(check.as_mut().poll(cx));
                     let Some(pending) = pending.take() else { return Poll::Pending };
                     let Pending { mut inner, mut request, shared, set, asked, charge } = *pending;
                     let next = match answer {
-                        Ok(said) => match settle(&shared, &set, asked, said.iter().copied(), charge, request.extensions_mut()) {
-                            Settled::Passed(passed) => State::Inner { future: inner.call(request), passed: Some(passed) },
-                            Settled::Refused(response) => State::Refused { response: Some(response) },
+                        Ok(said) => match settle(&shared, &set, asked, &said, charge, request.extensions_mut()) {
+                            Settled::Passed(passed) => State::Inner { future: inner.call(request), passed },
+                            Settled::Refused(response) => State::Refused { response: Some(Box::new(response)) },
                         },
-                        Err(_) => State::Refused { response: Some(unavailable()) },
+                        Err(_) => State::Refused { response: Some(Box::new(unavailable())) },
                     };
                     state.set(next);
                 }

@@ -31,7 +31,7 @@ pub struct RateLimitLayer {
 }
 
 pub(super) struct Shared {
-    pub(super) policies: ArcSwap<PolicySet>,
+    pub(super) policies: Arc<ArcSwap<PolicySet>>,
     pub(super) store: Arc<dyn LimitStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fields: Fields,
@@ -135,7 +135,7 @@ impl RateLimitLayer {
     fn shared(&self) -> &Arc<Shared> {
         self.shared.get_or_init(|| {
             Arc::new(Shared {
-                policies: ArcSwap::from_pointee(PolicySet::new(self.policies.clone(), self.fields)),
+                policies: Arc::new(ArcSwap::from_pointee(PolicySet::new(self.policies.clone(), self.fields))),
                 store: self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::default())),
                 clock: Arc::clone(&self.clock),
                 fields: self.fields,

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -151,6 +154,8 @@ impl fmt::Debug for Policy {
 /// The policies of a layer, with everything that can be written beforehand.
 #[derive(Debug)]
 pub(super) struct PolicySet {
+    /// No other set of the process has it.
+    pub(super) id: u64,
     pub(super) policies: Box<[Policy]>,
     pub(super) fields: Fields,
     pub(super) amends: bool,
@@ -197,8 +202,10 @@ impl PolicySet {
     }
 
     pub(super) fn new(policies: Vec<Policy>, fields: Fields) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let shown = policies.iter().enumerate().filter(|(_, p)| !p.shadow).fold(0, |mask, (place, _)| mask | 1 << place);
         Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             fields,
             amends: policies.iter().any(|p| p.amend.is_some()),
             shown,

@@ -8,22 +8,22 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::Guard;
+use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
 use http::{Extensions, HeaderValue, Request, Response, header};
 use tower_service::Service;
 
 use super::{
     body::{AmendBody, Charge},
-    fields::FieldValues,
+    fields::{self, FieldValues},
     future::{Pending, ResponseFuture},
     layer::Shared,
-    policy::{PolicySet, Problem, places},
+    policy::{PolicySet, Problem, Used, places},
 };
 use crate::{
     body::ResponseBody,
     context::RequestContext,
-    limiter::{Batch, Decision, PolicyId, RequestView},
+    limiter::{Batch, Decision, MAX_POLICIES, PolicyId, RequestView, Told},
     rejection::{Rejection, RejectionKind},
 };
 
@@ -32,11 +32,13 @@ use crate::{
 pub struct RateLimit<S> {
     inner: S,
     shared: Arc<Shared>,
+    policies: Cache<Arc<ArcSwap<PolicySet>>, Arc<PolicySet>>,
 }
 
 impl<S> RateLimit<S> {
     pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+        let policies = Cache::new(Arc::clone(&shared.policies));
+        Self { inner, shared, policies }
     }
 }
 
@@ -61,7 +63,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let shared = &self.shared;
-        let set = shared.policies.load();
+        let set = self.policies.load();
         let mut batch = Batch::new();
         let asked = match set.ask(&RequestView::of(&request), &mut batch) {
             Ok(asked) => asked,
@@ -71,15 +73,21 @@ where
             }
         };
         if batch.is_empty() {
-            return ResponseFuture::inner(self.inner.call(request), Passed::default());
+            return ResponseFuture::inner(self.inner.call(request), Passed::Nothing);
         }
         let now = shared.clock.monotonic();
-        let charge = if set.amends { owed(shared, &set, &batch) } else { None };
+        let charge = if set.amends { owed(shared, set, &batch) } else { None };
         if shared.store.try_check(&mut batch, now) {
             let extensions = request.extensions_mut();
-            let settled = match batch.only_answer() {
-                Some(said) => settle(shared, &set, asked, std::iter::once(said), charge, extensions),
-                None => settle(shared, &set, asked, batch.iter().filter_map(|ask| ask.decision), charge, extensions),
+            let settled = if let Some(said) = batch.only_answer() {
+                settle(shared, set, asked, &[said], charge, extensions)
+            } else {
+                let (mut said, mut count) = ([Decision::NONE; MAX_POLICIES], 0);
+                for (to, decision) in said.iter_mut().zip(batch.iter().filter_map(|ask| ask.decision)) {
+                    *to = decision;
+                    count += 1;
+                }
+                settle(shared, set, asked, said.get(..count).unwrap_or_default(), charge, extensions)
             };
             return match settled {
                 Settled::Passed(passed) => ResponseFuture::inner(self.inner.call(request), passed),
@@ -88,7 +96,7 @@ where
         }
         let check = Arc::clone(&shared.store).check(batch.to_owned_asks(), now);
         let shared = Arc::clone(shared);
-        let set = Guard::into_inner(set);
+        let set = Arc::clone(set);
         let clone = self.inner.clone();
         // The instance that was polled ready is the one that is called.
         let inner = std::mem::replace(&mut self.inner, clone);
@@ -96,16 +104,39 @@ where
     }
 }
 
-/// What a request that passed carries to its answer.
-#[derive(Debug)]
-pub(super) struct Passed {
-    pub(super) fields: FieldValues,
-    pub(super) charge: Option<Box<Charge>>,
+/// What a request that passed carries to its answer. Small, because it lies in the future.
+pub(super) enum Passed {
+    Nothing,
+    Told(Arc<Told>),
+    More(Box<(FieldValues, Option<Box<Charge>>)>),
 }
 
-impl Default for Passed {
-    fn default() -> Self {
-        Self { fields: FieldValues::None, charge: None }
+impl Passed {
+    fn new(fields: FieldValues, charge: Option<Box<Charge>>) -> Self {
+        match (fields, charge) {
+            (FieldValues::None, None) => Self::Nothing,
+            (FieldValues::Draft11(told), None) => Self::Told(told),
+            more => Self::More(Box::new(more)),
+        }
+    }
+
+    /// Completes the answer's head; what is returned is what is to be charged for its body.
+    pub(super) fn apply<B>(self, response: &mut Response<B>) -> Option<Box<Charge>> {
+        match self {
+            Self::Nothing => None,
+            Self::Told(told) => {
+                fields::append(response.headers_mut(), &told);
+                None
+            }
+            Self::More(more) => {
+                let (fields, mut charge) = *more;
+                if let Some(charge) = &mut charge {
+                    charge.used = Some(Used { status: response.status(), bytes: 0 });
+                }
+                fields.apply(response.headers_mut());
+                charge
+            }
+        }
     }
 }
 
@@ -128,37 +159,41 @@ pub(super) fn settle(
     shared: &Shared,
     set: &PolicySet,
     asked: u8,
-    said: impl Iterator<Item = Decision> + Clone,
+    said: &[Decision],
     charge: Option<Box<Charge>>,
     extensions: &mut Extensions,
 ) -> Settled {
-    let (mut violated, mut wait, mut answers) = (0u8, Duration::ZERO, 0u32);
-    for (place, decision) in places(asked).zip(said.clone()) {
-        answers += 1;
+    if said.len() < asked.count_ones() as usize {
+        // A store that leaves a question open has not allowed the request.
+        return Settled::Refused(unavailable());
+    }
+    let (mut violated, mut wait) = (0u8, Duration::ZERO);
+    for (place, decision) in places(asked).zip(said) {
         if !decision.allowed() && set.policies.get(place).is_none_or(|p| !p.shadow) {
             violated |= 1 << place;
             wait = wait.max(decision.retry_after());
         }
     }
-    if answers < asked.count_ones() {
-        // A store that leaves a question open has not allowed the request.
-        return Settled::Refused(unavailable());
-    }
     if violated == 0 {
         let context = RequestContext::of_mut(extensions);
-        let told = context.rate_limit_mut().told();
-        let fields = FieldValues::new(set, asked, &said, false, told.as_ref());
+        let state = context.rate_limit_mut();
+        let told = state.told();
+        let fields = FieldValues::new(set, asked, said, false, told.as_ref());
         fields.leave(told);
+        let mut refusing = None;
         for (policy, decision) in set.named(asked).zip(said) {
-            context.rate_limit_mut().push(&policy.id, decision, policy.shadow);
+            state.push(&policy.id, *decision, policy.shadow);
             if policy.shadow && !decision.allowed() {
-                note_shadow(context, policy.name());
+                refusing = refusing.or(Some(policy));
             }
         }
-        return Settled::Passed(Passed { fields, charge });
+        if let Some(policy) = refusing {
+            note_shadow(context, policy.name());
+        }
+        return Settled::Passed(Passed::new(fields, charge));
     }
     let outer = RequestContext::of_mut(extensions).rate_limit_mut().told().as_ref();
-    let fields = FieldValues::new(set, asked, &said, true, outer);
+    let fields = FieldValues::new(set, asked, said, true, outer);
     let Problem { names, document } = set.problem(violated);
     let rejection = Rejection::new(RejectionKind::RateLimited)
         .with_retry_after(wait.saturating_add(jitter(shared.jitter, wait)))

@@ -49,8 +49,14 @@ impl<E: Error + 'static> Error for ResponseLimitError<E> {
 #[derive(Debug)]
 pub(super) enum Cap {
     None,
-    Length { limit: u64, left: u64 },
-    Event { limit: u64, size: EventSize },
+    Length {
+        limit: u64,
+        left: u64,
+    },
+    /// The limit and the event that is being received. Boxed: most answers are no event streams, and every layer moves them.
+    Event(Box<(u64, EventSize)>),
+    /// It went over.
+    Over,
 }
 
 pin_project! {
@@ -60,31 +66,27 @@ pin_project! {
         #[pin]
         inner: B,
         cap: Cap,
-        over: bool,
         record: Option<RecordHandle>,
     }
 }
 
 impl<B> CappedBody<B> {
     pub(super) fn new(inner: B, cap: Cap, record: Option<RecordHandle>) -> Self {
-        Self { inner, cap, over: false, record }
+        Self { inner, cap, record }
     }
 }
 
 impl Cap {
     fn take<E>(&mut self, data: &[u8]) -> Result<(), ResponseLimitError<E>> {
         match self {
-            Self::None => Ok(()),
+            Self::None | Self::Over => Ok(()),
             Self::Length { limit, left } => {
                 *left = left.checked_sub(data.len() as u64).ok_or(ResponseLimitError::TooLong(*limit))?;
                 Ok(())
             }
-            Self::Event { limit, size } => {
-                if size.exceeds(data, *limit) {
-                    Err(ResponseLimitError::EventTooLong(*limit))
-                } else {
-                    Ok(())
-                }
+            Self::Event(event) => {
+                let (limit, size) = &mut **event;
+                if size.exceeds(data, *limit) { Err(ResponseLimitError::EventTooLong(*limit)) } else { Ok(()) }
             }
         }
     }
@@ -96,7 +98,7 @@ impl<B: Body<Data = Bytes>> Body for CappedBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.project();
-        if *this.over {
+        if matches!(this.cap, Cap::Over) {
             return Poll::Ready(None);
         }
         let frame = match ready!(this.inner.poll_frame(cx)) {
@@ -105,7 +107,7 @@ impl<B: Body<Data = Bytes>> Body for CappedBody<B> {
             None => return Poll::Ready(None),
         };
         if let Some(Err(error)) = frame.data_ref().map(|data| this.cap.take(data)) {
-            *this.over = true;
+            *this.cap = Cap::Over;
             note(this.record.take().as_ref());
             return Poll::Ready(Some(Err(error)));
         }
@@ -113,7 +115,7 @@ impl<B: Body<Data = Bytes>> Body for CappedBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || self.inner.is_end_stream()
+        matches!(self.cap, Cap::Over) || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use tower_service::Service;
 
 use super::{
     body::{Cap, CappedBody},
+    events::EventSize,
     layer::Limits,
 };
 use crate::{
@@ -50,23 +51,19 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let head = request.method() == Method::HEAD;
+        let limits = (request.method() != Method::HEAD).then(|| Arc::clone(&self.limits));
         let record = RequestContext::of(request.extensions()).and_then(RequestContext::record).cloned();
-        ResponseFuture { future: self.inner.call(request), limits: Arc::clone(&self.limits), head, record }
+        ResponseFuture { future: self.inner.call(request), limits, record }
     }
 }
 
 /// The decision: what is to be counted, or the refusal.
-fn judge<B: Body>(response: &Response<B>, head: bool, limits: &Limits) -> Result<Cap, Rejection> {
-    if head
-        || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || response.status().is_informational()
-    {
-        return Ok(Cap::None);
-    }
+fn judge<B: Body>(response: &Response<B>, limits: Option<&Limits>) -> Result<Cap, Rejection> {
+    let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let Some(limits) = limits.filter(|_| !bodiless && !response.status().is_informational()) else { return Ok(Cap::None) };
     if is_event_stream(response.headers().get(header::CONTENT_TYPE)) {
         let limit = limits.event.load(Ordering::Relaxed);
-        return Ok(if limit == u64::MAX { Cap::None } else { Cap::Event { limit, size: super::events::EventSize::default() } });
+        return Ok(if limit == u64::MAX { Cap::None } else { Cap::Event(Box::new((limit, EventSize::default()))) });
     }
     let limit = limits.body.load(Ordering::Relaxed);
     let length = announced_length(response.headers(), response.body());
@@ -84,8 +81,8 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         future: F,
-        limits: Arc<Limits>,
-        head: bool,
+        // None for an answer to `HEAD`.
+        limits: Option<Arc<Limits>>,
         record: Option<RecordHandle>,
     }
 }
@@ -99,11 +96,15 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.future.poll(cx))?;
+        // In place: a response is large, and one that is taken out first is moved once more.
+        let polled = this.future.poll(cx);
+        let Poll::Ready(Ok(response)) = &polled else {
+            return polled.map_ok(|response| response.map(|body| ResponseBody::inner(CappedBody::new(body, Cap::None, None))));
+        };
         let record = this.record.take();
-        Poll::Ready(Ok(match judge(&response, *this.head, this.limits) {
-            Ok(cap) => response.map(|body| ResponseBody::inner(CappedBody::new(body, cap, record))),
-            Err(rejection) => rejection.into_response(),
-        }))
+        match judge(response, this.limits.as_deref()) {
+            Ok(cap) => polled.map_ok(|response| response.map(|body| ResponseBody::inner(CappedBody::new(body, cap, record)))),
+            Err(rejection) => Poll::Ready(Ok(rejection.into_response())),
+        }
     }
 }

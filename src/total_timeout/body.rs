@@ -49,14 +49,17 @@ pin_project! {
         #[pin]
         inner: B,
         watch: Option<Box<Watch>>,
-        over: bool,
     }
 }
 
 impl<B> TimedBody<B> {
     pub(super) fn new(inner: B, watch: Option<Box<Watch>>) -> Self {
-        Self { inner, watch, over: false }
+        Self { inner, watch }
     }
+}
+
+fn is_cut(watch: Option<&Watch>) -> bool {
+    watch.is_some_and(Watch::is_cut)
 }
 
 fn end(watch: &mut Option<Box<Watch>>) {
@@ -72,7 +75,7 @@ impl<B: Body<Data = Bytes>> Body for TimedBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut this = self.project();
-        if *this.over {
+        if is_cut(this.watch.as_deref()) {
             return Poll::Ready(None);
         }
         let polled = this.inner.as_mut().poll_frame(cx).map(|frame| frame.map(|f| f.map_err(TotalTimeoutError::Body)));
@@ -93,13 +96,12 @@ impl<B: Body<Data = Bytes>> Body for TimedBody<B> {
             }
         }
         let limit = watch.limit();
-        *this.over = true;
-        *this.watch = None;
+        watch.cut();
         Poll::Ready(Some(Err(TotalTimeoutError::Elapsed(limit))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || self.inner.is_end_stream()
+        is_cut(self.watch.as_deref()) || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

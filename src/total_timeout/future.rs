@@ -46,8 +46,11 @@ where
         let mut this = self.project();
         // Polled after completion: the caller's mistake, answered by silence rather than a panic.
         let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Pending };
-        let mut response = match inner.poll(cx) {
-            Poll::Ready(result) => result?,
+        // In place: a response is large, and one that is taken out first is moved once more.
+        let mut polled = inner.poll(cx);
+        let watch = match &mut polled {
+            Poll::Ready(Ok(response)) => this.watch.take().and_then(|watch| of_body(watch, response)),
+            Poll::Ready(Err(_)) => None,
             Poll::Pending => {
                 let Some(watch) = this.watch else { return Poll::Pending };
                 ready!(watch.poll(cx));
@@ -58,16 +61,18 @@ where
                 return Poll::Ready(Ok(rejection.into_response()));
             }
         };
-        let mut watch = this.watch.take();
-        if watch.as_ref().is_some_and(|w| response.body().is_end_stream() || w.spares(&response)) {
-            watch = None;
-        }
-        if let Some(watch) = &mut watch {
-            watch.body_begins();
-            response.extensions_mut().insert(Deadline::new(watch.deadline().into_std()));
-        }
-        Poll::Ready(Ok(response.map(|body| ResponseBody::inner(TimedBody::new(body, watch)))))
+        polled.map_ok(|response| response.map(|body| ResponseBody::inner(TimedBody::new(body, watch))))
     }
+}
+
+/// The watch goes on with the body, if there is one, and it may not last as long as it likes.
+fn of_body<B: Body>(mut watch: Box<Watch>, response: &mut Response<B>) -> Option<Box<Watch>> {
+    if response.body().is_end_stream() || watch.spares(response) {
+        return None;
+    }
+    watch.body_begins();
+    response.extensions_mut().insert(Deadline::new(watch.deadline().into_std()));
+    Some(watch)
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

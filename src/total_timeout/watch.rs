@@ -27,11 +27,13 @@ pub(super) struct Watch {
     connect: bool,
     /// The answer's head is out, and its body is not at its end.
     in_body: bool,
+    /// The body has ended early.
+    cut: bool,
 }
 
 impl Watch {
     pub(super) fn new(limit: Duration, record: Option<RecordHandle>, connect: bool) -> Self {
-        Self { limit, deadline: Instant::now() + limit, sleep: None, record, connect, in_body: false }
+        Self { limit, deadline: Instant::now() + limit, sleep: None, record, connect, in_body: false, cut: false }
     }
 
     pub(super) fn limit(&self) -> Duration {
@@ -67,21 +69,37 @@ impl Watch {
     pub(super) fn body_ended(&mut self) {
         self.in_body = false;
     }
-}
 
-/// A body that goes before its end, after its time, went because of it, whoever let go of it: this layer, or a server that has
-/// cut a slow reader.
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if !self.in_body || !self.is_over() {
+    /// Ends the body because its time is over.
+    pub(super) fn cut(&mut self) {
+        self.cut = true;
+        self.ends();
+        self.sleep = None;
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    fn ends(&mut self) {
+        let record = self.record.take();
+        if !std::mem::take(&mut self.in_body) || !self.is_over() {
             return;
         }
-        if let Some(record) = &self.record {
+        if let Some(record) = record {
             record.with(|record| {
                 record.outcome = Outcome::Aborted;
                 record.reason = Some(RejectionKind::TotalTimeout.reason());
                 record.proxy_status = Some(RejectionKind::TotalTimeout.proxy_status());
             });
         }
+    }
+}
+
+/// A body that goes before its end, after its time, went because of it, whoever let go of it: this layer, or a server that has
+/// cut a slow reader.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.ends();
     }
 }

@@ -46,7 +46,6 @@ fn many_digits(text: &mut [u8; 20], mut n: u64) -> &[u8] {
 }
 
 /// Reads digits and nothing else: no sign, no blank, no overflow.
-#[cfg(feature = "proxy")]
 pub(crate) fn read_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
