@@ -9,7 +9,6 @@ use super::{ClientNetworks, ResponseFuture};
 use crate::{
     body::ResponseBody,
     context::RequestContext,
-    forwarded::Networks,
     rejection::{Rejection, RejectionKind},
 };
 
@@ -20,10 +19,8 @@ pub struct ClientAllow<S> {
     pub(super) networks: ClientNetworks,
 }
 
-fn decide(networks: &Networks, extensions: &Extensions) -> Result<(), Rejection> {
-    if networks.is_empty() {
-        return Ok(());
-    }
+fn decide(networks: &ClientNetworks, extensions: &Extensions) -> Result<(), Rejection> {
+    let Some(networks) = networks.now().filter(|networks| !networks.is_empty()) else { return Ok(()) };
     match RequestContext::of(extensions).and_then(RequestContext::client) {
         Some(client) if networks.contains(client.ip()) => Ok(()),
         Some(_) => Err(Rejection::new(RejectionKind::ClientDenied)),
@@ -44,7 +41,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match decide(&self.networks.now(), request.extensions()) {
+        match decide(&self.networks, request.extensions()) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
             Err(rejection) => ResponseFuture::refused(rejection),
         }
