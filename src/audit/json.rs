@@ -225,18 +225,34 @@ impl<'a> Line<'a> {
     #[inline]
     fn decimal(&mut self, value: u64) {
         match u32::try_from(value) {
-            Ok(n @ 0..=9999) => {
-                let digits = four_digits(n);
-                // The first digit is lowest, and the last one stays even if it is zero.
-                let zeros = (digits | 1 << 24).trailing_zeros() / 8;
-                self.block(((digits | ZEROS) >> (8 * zeros)).to_le_bytes(), 4 - zeros as usize);
-            }
+            Ok(n @ 0..=9999) => self.short(n),
             Ok(n @ 10_000..=99_999_999) => {
-                self.decimal(u64::from(n / 10_000));
+                self.short(n / 10_000);
                 self.out.extend_from_slice(&(four_digits(n % 10_000) | ZEROS).to_le_bytes());
             }
             _ => push_decimal(self.out, value),
         }
+    }
+
+    /// A number below 10,000.
+    #[inline]
+    fn short(&mut self, n: u32) {
+        let digits = four_digits(n);
+        // The first digit is lowest, and the last one stays even if it is zero.
+        let zeros = (digits | 1 << 24).trailing_zeros() / 8;
+        self.block(((digits | ZEROS) >> (8 * zeros)).to_le_bytes(), 4 - zeros as usize);
+    }
+
+    /// An address and what stands behind it.
+    #[inline]
+    fn octets(&mut self, ip: Ipv4Addr, end: u8) {
+        let [a, b, c, d] = ip.octets();
+        let (text, len) = two_octets(a, b);
+        self.block(text.to_le_bytes(), len);
+        let (text, len) = two_octets(c, d);
+        // The last dot gives its place.
+        let end = u64::from(b'.' ^ end) << (8 * (len - 1));
+        self.block((text ^ end).to_le_bytes(), len);
     }
 
     #[inline]
@@ -244,8 +260,7 @@ impl<'a> Line<'a> {
         match ip {
             IpAddr::V4(ip) => {
                 self.key(key);
-                let (text, len) = octets(ip, b'"');
-                self.block(text, len);
+                self.octets(ip, b'"');
             }
             IpAddr::V6(ip) => self.show(key, ip),
         }
@@ -256,8 +271,7 @@ impl<'a> Line<'a> {
         match addr {
             SocketAddr::V4(addr) => {
                 self.key(key);
-                let (text, len) = octets(*addr.ip(), b':');
-                self.block(text, len);
+                self.octets(*addr.ip(), b':');
                 self.decimal(u64::from(addr.port()));
                 self.quote();
             }
@@ -332,12 +346,12 @@ fn nibbles(value: u32) -> [u8; 8] {
     (x + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
-/// An address, what stands behind it, and how long that is together.
+/// Two octets with a dot behind each, the first digit lowest, and how long that is.
 #[inline]
 #[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "digits are small; the compiler makes the table")]
-fn octets(ip: Ipv4Addr, end: u8) -> ([u8; 16], usize) {
-    /// Each octet with a dot behind it, the first digit lowest, and how long that is.
-    const OCTETS: [(u32, u8); 256] = {
+fn two_octets(first: u8, second: u8) -> (u64, usize) {
+    /// Each octet, and how long it is.
+    const OCTETS: [(u32, u32); 256] = {
         let mut octets = [(0, 0); 256];
         let mut n = 0;
         while n < 256 {
@@ -351,15 +365,9 @@ fn octets(ip: Ipv4Addr, end: u8) -> ([u8; 16], usize) {
         }
         octets
     };
-    let (mut text, mut len) = (0_u128, 0);
-    for octet in ip.octets() {
-        let (digits, n) = OCTETS.get(usize::from(octet)).copied().unwrap_or_default();
-        text |= u128::from(digits) << (8 * len);
-        len += usize::from(n);
-    }
-    // The last dot gives its place.
-    text ^= u128::from(b'.' ^ end) << (8 * (len - 1));
-    (text.to_le_bytes(), len)
+    let (first, len) = OCTETS.get(usize::from(first)).copied().unwrap_or_default();
+    let (second, more) = OCTETS.get(usize::from(second)).copied().unwrap_or_default();
+    (u64::from(first) | u64::from(second) << (8 * len), (len + more) as usize)
 }
 
 struct Escaped<'a>(&'a mut Vec<u8>);
@@ -377,8 +385,7 @@ const ONES: u64 = u64::MAX / 0xff;
 /// The high bits of those of eight bytes that are anything but printable ASCII which JSON takes as it is, and perhaps of others, if
 /// there is one.
 #[inline]
-fn special(word: [u8; 8]) -> u64 {
-    let word = u64::from_le_bytes(word);
+fn special(word: u64) -> u64 {
     let has_zero = |word: u64| word.wrapping_sub(ONES) & !word;
     let is = |byte: u8| has_zero(word ^ (ONES * u64::from(byte)));
     let below_space = word.wrapping_sub(ONES * 0x20) & !word;
@@ -390,7 +397,7 @@ fn special(word: [u8; 8]) -> u64 {
 #[inline]
 fn escape(text: &[u8], out: &mut Vec<u8>) {
     let (words, _) = text.as_chunks();
-    if words.iter().fold(special(last(text)), |any, word| any | special(*word)) == 0 {
+    if words.iter().fold(special(last(text)), |any, word| any | special(u64::from_le_bytes(*word))) == 0 {
         out.extend_from_slice(text);
     } else {
         escape_each(text, out);
@@ -399,14 +406,14 @@ fn escape(text: &[u8], out: &mut Vec<u8>) {
 
 /// The last eight bytes, or all if they are fewer, some of them twice or with spaces.
 #[inline]
-fn last(text: &[u8]) -> [u8; 8] {
+fn last(text: &[u8]) -> u64 {
     if let Some(word) = text.last_chunk() {
-        return *word;
+        return u64::from_le_bytes(*word);
     }
-    if let (Some([a, b, c, d]), Some([w, x, y, z])) = (text.first_chunk(), text.last_chunk()) {
-        return [*a, *b, *c, *d, *w, *x, *y, *z];
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        return u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32;
     }
-    text.iter().fold([b' '; 8], |[_, b, c, d, e, f, g, h], byte| [b, c, d, e, f, g, h, *byte])
+    text.iter().fold(ONES * 0x20, |word, byte| word << 8 | u64::from(*byte))
 }
 
 #[cold]
