@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -21,7 +22,8 @@ pin_project! {
         #[pin]
         inner: D,
         tail: Tail,
-        shared: Arc<Shared<T, C>>,
+        // Who closes the record: the handle knows.
+        shared: PhantomData<Arc<Shared<T, C>>>,
     }
 }
 
@@ -36,19 +38,19 @@ struct Tail {
 }
 
 impl<D: Body, T, C> AuditBody<D, T, C> {
-    pub(super) fn new(inner: D, handle: Option<RecordHandle>, shared: Arc<Shared<T, C>>) -> Self {
+    pub(super) fn new(inner: D, handle: Option<RecordHandle>) -> Self {
         let expected = inner.size_hint().exact();
-        Self { inner, tail: Tail { handle, bytes: 0, expected, at_once: true }, shared }
+        Self { inner, tail: Tail { handle, bytes: 0, expected, at_once: true }, shared: PhantomData }
     }
 }
 
 impl Tail {
-    fn end(&mut self, outcome: Outcome, now: impl FnOnce() -> std::time::Duration) {
+    fn end(&mut self, outcome: Outcome) {
         let Some(handle) = self.handle.take() else { return };
         let (bytes, at_once) = (self.bytes, self.at_once);
         handle.with(|r| {
             r.bytes_out = bytes;
-            r.duration = r.head_after.filter(|_| at_once).or_else(|| Some(now().saturating_sub(r.arrived)));
+            r.duration = r.head_after.filter(|_| at_once).or_else(|| Some(handle.now().saturating_sub(r.arrived)));
             if r.outcome == Outcome::Open {
                 r.outcome = outcome;
             }
@@ -86,11 +88,11 @@ impl<D: Body, T, C: Clock> Body for AuditBody<D, T, C> {
                     me.tail.bytes += frame.data_ref().map_or(0, |d| d.remaining() as u64);
                     me.tail.at_once &= first;
                     if me.inner.is_end_stream() {
-                        me.tail.end(Outcome::Complete, || me.shared.now());
+                        me.tail.end(Outcome::Complete);
                     }
                 }
-                Some(Err(_)) => me.tail.end(Outcome::UpstreamFailed, || me.shared.now()),
-                None => me.tail.end(Outcome::Complete, || me.shared.now()),
+                Some(Err(_)) => me.tail.end(Outcome::UpstreamFailed),
+                None => me.tail.end(Outcome::Complete),
             }
         }
         Poll::Ready(frame)

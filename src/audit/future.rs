@@ -1,6 +1,7 @@
 use std::{
     fmt,
     future::Future,
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,15 +23,17 @@ pin_project! {
     pub struct AuditFuture<F, T, C> {
         #[pin]
         inner: F,
-        open: Option<(RecordHandle, Arc<Shared<T, C>>)>,
+        open: Option<RecordHandle>,
         connect: bool,
         head: bool,
+        // Who closes the record: the handle knows.
+        shared: PhantomData<Arc<Shared<T, C>>>,
     }
 }
 
 impl<F, T, C> AuditFuture<F, T, C> {
-    pub(super) fn new(inner: F, handle: RecordHandle, shared: Arc<Shared<T, C>>, connect: bool, head: bool) -> Self {
-        Self { inner, open: Some((handle, shared)), connect, head }
+    pub(super) fn new(inner: F, handle: RecordHandle, connect: bool, head: bool) -> Self {
+        Self { inner, open: Some(handle), connect, head, shared: PhantomData }
     }
 }
 
@@ -51,7 +54,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
         let result = ready!(me.inner.poll(cx));
-        let Some((handle, shared)) = me.open.take() else { return Poll::Pending };
+        let Some(handle) = me.open.take() else { return Poll::Pending };
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -63,7 +66,7 @@ where
         let tunnel = status == StatusCode::SWITCHING_PROTOCOLS || (*me.connect && status.is_success());
         let no_body = *me.head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let ended = !tunnel && (no_body || response.body().is_end_stream());
-        let now = shared.now();
+        let now = handle.now();
         handle.with(|r| {
             r.status = Some(status);
             r.tunnel = tunnel;
@@ -86,7 +89,7 @@ where
         });
         // A tunnel's record is its task's to end.
         let handle = (!tunnel && !ended).then_some(handle);
-        Poll::Ready(Ok(response.map(|body| AuditBody::new(body, handle, shared))))
+        Poll::Ready(Ok(response.map(|body| AuditBody::new(body, handle))))
     }
 }
 

@@ -8,11 +8,13 @@ use std::{
 };
 
 use crate::{
-    context::{ClosedBy, Outcome, Record},
+    context::{ClosedBy, McpText, Outcome, Record},
     net::Host,
     wire::{pair, push_decimal},
 };
 
+/// Four times the digit zero.
+const ZEROS: u32 = u32::from_ne_bytes([b'0'; 4]);
 /// Room for a usual line.
 const LINE: usize = 512;
 
@@ -55,10 +57,7 @@ impl JsonFormat {
     pub fn write(&self, record: &Record, out: &mut Vec<u8>) {
         out.reserve(LINE);
         let mut line = Line::begin(out);
-        if let Some(started) = record.started {
-            line.time(started);
-        }
-        line.hex(text!("request_id"), record.request_id);
+        line.head(record.started, record.request_id);
         line.plain(text!("outcome"), outcome(record.outcome));
         line.millis(key!("duration_ms"), record.duration);
         line.millis(key!("head_ms"), record.head_after);
@@ -101,8 +100,8 @@ impl JsonFormat {
         line.number(key!("bytes_in"), record.bytes_in);
         line.number(key!("bytes_out"), record.bytes_out);
         if let Some(call) = &record.mcp {
-            line.opt(text!("mcp_method"), call.method.as_deref());
-            line.opt(text!("mcp_name"), call.name.as_deref());
+            line.bytes(text!("mcp_method"), call.method.as_ref().map(McpText::as_bytes));
+            line.bytes(text!("mcp_name"), call.name.as_ref().map(McpText::as_bytes));
         }
         if record.tunnel {
             line.bool(key!("tunnel"), true);
@@ -173,43 +172,87 @@ impl<'a> Line<'a> {
     fn plain(&mut self, key: &'static str, value: &str) {
         self.key(key);
         self.out.extend_from_slice(value.as_bytes());
-        self.out.push(b'"');
+        self.quote();
+    }
+
+    /// The first bytes of a block. All of it is copied, which is a move or two, and what is too much is given back.
+    #[inline]
+    fn block<const N: usize>(&mut self, block: [u8; N], len: usize) {
+        let end = self.out.len() + len;
+        self.out.extend_from_slice(&block);
+        self.out.truncate(end);
     }
 
     #[inline]
+    fn quote(&mut self) {
+        self.out.push(b'"');
+    }
+
     fn text(&mut self, key: &'static str, value: &str) {
         self.key(key);
-        escape(value, self.out);
-        self.out.push(b'"');
+        escape(value.as_bytes(), self.out);
+        self.quote();
     }
 
     #[inline]
     fn opt(&mut self, key: &'static str, value: Option<&str>) {
+        self.bytes(key, value.map(str::as_bytes));
+    }
+
+    /// The same for bytes that are known to be text.
+    #[inline]
+    fn bytes(&mut self, key: &'static str, value: Option<&[u8]>) {
         if let Some(value) = value {
-            self.text(key, value);
+            self.key(key);
+            escape(value, self.out);
+            self.quote();
         }
     }
 
+    #[cold]
     fn show(&mut self, key: &'static str, value: impl fmt::Display) {
         self.key(key);
         let _ = write!(Escaped(self.out), "{value}");
-        self.out.push(b'"');
+        self.quote();
     }
 
     #[inline]
     fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        push_decimal(self.out, value);
+        self.decimal(value);
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the parts of a number, one by one")]
-    fn hex(&mut self, key: &'static str, value: u128) {
-        self.key(key);
-        for shift in [96, 64, 32, 0] {
-            self.out.extend_from_slice(&nibbles((value >> shift) as u32));
+    fn decimal(&mut self, value: u64) {
+        match u32::try_from(value) {
+            Ok(n @ 0..=9999) => self.short(n),
+            Ok(n @ 10_000..=99_999_999) => {
+                self.short(n / 10_000);
+                self.out.extend_from_slice(&(four_digits(n % 10_000) | ZEROS).to_le_bytes());
+            }
+            _ => push_decimal(self.out, value),
         }
-        self.out.push(b'"');
+    }
+
+    /// A number below 10,000.
+    #[inline]
+    fn short(&mut self, n: u32) {
+        let digits = four_digits(n);
+        // The first digit is lowest, and the last one stays even if it is zero.
+        let zeros = (digits | 1 << 24).trailing_zeros() / 8;
+        self.block(((digits | ZEROS) >> (8 * zeros)).to_le_bytes(), 4 - zeros as usize);
+    }
+
+    /// An address and what stands behind it.
+    #[inline]
+    fn octets(&mut self, ip: Ipv4Addr, end: u8) {
+        let [a, b, c, d] = ip.octets();
+        let (text, len) = two_octets(a, b);
+        self.block(text.to_le_bytes(), len);
+        let (text, len) = two_octets(c, d);
+        // The last dot gives its place.
+        let end = u64::from(b'.' ^ end) << (8 * (len - 1));
+        self.block((text ^ end).to_le_bytes(), len);
     }
 
     #[inline]
@@ -217,8 +260,7 @@ impl<'a> Line<'a> {
         match ip {
             IpAddr::V4(ip) => {
                 self.key(key);
-                octets(self.out, ip);
-                self.out.push(b'"');
+                self.octets(ip, b'"');
             }
             IpAddr::V6(ip) => self.show(key, ip),
         }
@@ -229,10 +271,9 @@ impl<'a> Line<'a> {
         match addr {
             SocketAddr::V4(addr) => {
                 self.key(key);
-                octets(self.out, *addr.ip());
-                self.out.push(b':');
-                push_decimal(self.out, u64::from(addr.port()));
-                self.out.push(b'"');
+                self.octets(*addr.ip(), b':');
+                self.decimal(u64::from(addr.port()));
+                self.quote();
             }
             SocketAddr::V6(addr) => self.show(key, addr),
         }
@@ -249,17 +290,49 @@ impl<'a> Line<'a> {
         if let Some(value) = value {
             self.key(key);
             let micros = value.subsec_micros();
-            push_decimal(self.out, value.as_secs().saturating_mul(1000).saturating_add(u64::from(micros / 1000)));
-            let [tens, ones] = pair(micros % 100);
-            self.out.extend_from_slice(&[b'.', pair(micros / 100 % 10)[1], tens, ones]);
+            self.decimal(value.as_secs().saturating_mul(1000).saturating_add(u64::from(micros / 1000)));
+            // The digit of the thousands, which is zero, gives its place to the point.
+            let point = u32::from(b'.' ^ b'0');
+            self.out.extend_from_slice(&(four_digits(micros % 1000) | ZEROS ^ point).to_le_bytes());
         }
     }
 
-    fn time(&mut self, time: SystemTime) {
-        self.key(text!("time"));
-        rfc3339(self.out, time);
-        self.out.push(b'"');
+    /// When it was and which it was: what nearly every line begins with, in one piece.
+    #[inline]
+    fn head(&mut self, started: Option<SystemTime>, id: u128) {
+        if let Some(started) = started {
+            self.time(started);
+        }
+        let mut text = *b",\"request_id\":\"00000000000000000000000000000000\"";
+        if let Some(digits) = text.get_mut(15..47) {
+            digits.copy_from_slice(hex(id).as_flattened());
+        }
+        self.out.extend_from_slice(&text);
     }
+
+    #[inline]
+    fn time(&mut self, time: SystemTime) {
+        let mut text = *b",\"time\":\"0000-00-00T00:00:00.000000Z\"";
+        if let Some(digits) = text.get_mut(9..36) {
+            digits.copy_from_slice(&rfc3339(time));
+        }
+        self.out.extend_from_slice(&text);
+    }
+}
+
+/// The four digits of a number below 10,000: two pairs side by side, each of which becomes a ten and a one.
+#[inline]
+fn four_digits(n: u32) -> u32 {
+    let pairs = (n / 100) | ((n % 100) << 16);
+    // A multiplication instead of a division, right for all numbers below 100.
+    let tens = (pairs * 103) >> 10 & 0x000f_000f;
+    tens | (pairs - tens * 10) << 8
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the parts of a number, one by one")]
+fn hex(value: u128) -> [[u8; 8]; 4] {
+    [nibbles((value >> 96) as u32), nibbles((value >> 64) as u32), nibbles((value >> 32) as u32), nibbles(value as u32)]
 }
 
 /// Eight hex digits at once: each nibble moves into a byte of its own, and those above nine take the distance to the letters.
@@ -273,64 +346,79 @@ fn nibbles(value: u32) -> [u8; 8] {
     (x + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
+/// Two octets with a dot behind each, the first digit lowest, and how long that is.
+#[inline]
 #[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "digits are small; the compiler makes the table")]
-fn octets(out: &mut Vec<u8>, ip: Ipv4Addr) {
-    /// Each octet with a dot behind it.
-    const OCTETS: [[u8; 4]; 256] = {
-        let mut octets = [[b'.'; 4]; 256];
+fn two_octets(first: u8, second: u8) -> (u64, usize) {
+    /// Each octet, and how long it is.
+    const OCTETS: [(u32, u32); 256] = {
+        let mut octets = [(0, 0); 256];
         let mut n = 0;
         while n < 256 {
             let (hundreds, tens, ones) = (b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8);
             octets[n] = match n {
-                100.. => [hundreds, tens, ones, b'.'],
-                10.. => [tens, ones, b'.', b'.'],
-                _ => [ones, b'.', b'.', b'.'],
+                100.. => (u32::from_le_bytes([hundreds, tens, ones, b'.']), 4),
+                10.. => (u32::from_le_bytes([tens, ones, b'.', 0]), 3),
+                _ => (u32::from_le_bytes([ones, b'.', 0, 0]), 2),
             };
             n += 1;
         }
         octets
     };
-    for octet in ip.octets() {
-        // All four bytes, which is one move, and then back over those that are too many.
-        let end = out.len() + 2 + usize::from(octet > 9) + usize::from(octet > 99);
-        out.extend_from_slice(OCTETS.get(usize::from(octet)).unwrap_or(&[b'.'; 4]));
-        out.truncate(end);
-    }
-    out.pop();
+    let (first, len) = OCTETS.get(usize::from(first)).copied().unwrap_or_default();
+    let (second, more) = OCTETS.get(usize::from(second)).copied().unwrap_or_default();
+    (u64::from(first) | u64::from(second) << (8 * len), (len + more) as usize)
 }
 
 struct Escaped<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for Escaped<'_> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        escape(s, self.0);
+        escape(s.as_bytes(), self.0);
         Ok(())
     }
 }
 
-/// Escapes what JSON demands and whatever else could forge or hide part of a line in a terminal or viewer.
-#[expect(clippy::indexing_slicing, reason = "the compiler makes the table")]
-fn escape(text: &str, out: &mut Vec<u8>) {
-    /// What stands for itself.
-    const PLAIN: [bool; 256] = {
-        let mut plain = [false; 256];
-        let mut b = 0x20;
-        while b < 0x7f {
-            plain[b] = b != b'"' as usize && b != b'\\' as usize;
-            b += 1;
-        }
-        plain
-    };
-    let special = match text.as_bytes() {
-        short if short.len() < 24 => !short.iter().all(|b| PLAIN.get(usize::from(*b)).is_some_and(|plain| *plain)),
-        // Added up, not searched: without an early way out the compiler looks at many bytes at once.
-        long => long.iter().fold(0, |any, b| any | u8::from(!matches!(b, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e))) != 0,
-    };
-    if !special {
-        out.extend_from_slice(text.as_bytes());
-        return;
+/// A byte of value one in every place.
+const ONES: u64 = u64::MAX / 0xff;
+
+/// The high bits of those of eight bytes that are anything but printable ASCII which JSON takes as it is, and perhaps of others, if
+/// there is one.
+#[inline]
+fn special(word: u64) -> u64 {
+    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let is = |byte: u8| has_zero(word ^ (ONES * u64::from(byte)));
+    let below_space = word.wrapping_sub(ONES * 0x20) & !word;
+    let del_or_above = word | word.wrapping_add(ONES);
+    (below_space | del_or_above | is(b'"') | is(b'\\')) & (ONES << 7)
+}
+
+/// Escapes what JSON demands and whatever else could forge or hide part of a line in a terminal or viewer. The bytes are UTF-8.
+#[inline]
+fn escape(text: &[u8], out: &mut Vec<u8>) {
+    let (words, _) = text.as_chunks();
+    if words.iter().fold(special(last(text)), |any, word| any | special(u64::from_le_bytes(*word))) == 0 {
+        out.extend_from_slice(text);
+    } else {
+        escape_each(text, out);
     }
-    for c in text.chars() {
+}
+
+/// The last eight bytes, or all if they are fewer, some of them twice or with spaces.
+#[inline]
+fn last(text: &[u8]) -> u64 {
+    if let Some(word) = text.last_chunk() {
+        return u64::from_le_bytes(*word);
+    }
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        return u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32;
+    }
+    text.iter().fold(ONES * 0x20, |word, byte| word << 8 | u64::from(*byte))
+}
+
+#[cold]
+fn escape_each(text: &[u8], out: &mut Vec<u8>) {
+    for c in String::from_utf8_lossy(text).chars() {
         match c {
             '"' => out.extend_from_slice(b"\\\""),
             '\\' => out.extend_from_slice(b"\\\\"),
@@ -355,21 +443,32 @@ thread_local! {
 }
 
 /// A moment as RFC 3339 in UTC with microseconds. Moments before 1970 show as 1970, those after 9999 lose their highest digits.
-fn rfc3339(out: &mut Vec<u8>, time: SystemTime) {
+#[inline]
+fn rfc3339(time: SystemTime) -> [u8; 27] {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (secs, micros) = (since.as_secs(), since.subsec_micros());
-    match SECOND.try_with(Cell::get) {
-        Ok((known, text)) if known == secs => out.extend_from_slice(&text),
+    let second = match SECOND.try_with(Cell::get) {
+        Ok((known, text)) if known == secs => text,
         _ => {
             let text = second(secs);
             let _ = SECOND.try_with(|known| known.set((secs, text)));
-            out.extend_from_slice(&text);
+            text
+        }
+    };
+    let mut text = [b'Z'; 27];
+    if let Some((whole, part)) = text.split_first_chunk_mut() {
+        *whole = second;
+        if let Some((high, low)) = part.split_first_chunk_mut() {
+            *high = pair(micros / 10_000);
+            if let Some(low) = low.first_chunk_mut() {
+                *low = (four_digits(micros % 10_000) | ZEROS).to_le_bytes();
+            }
         }
     }
-    out.extend_from_slice([pair(micros / 10_000), pair(micros / 100 % 100), pair(micros % 100)].as_flattened());
-    out.push(b'Z');
+    text
 }
 
+#[cold]
 fn second(secs: u64) -> [u8; 20] {
     let (days, rest) = (secs / 86_400, (secs % 86_400) as u32);
     let (year, month, day) = civil(days);
@@ -394,9 +493,7 @@ pub(super) struct Rfc3339(pub(super) SystemTime);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = Vec::with_capacity(27);
-        rfc3339(&mut text, self.0);
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        f.write_str(std::str::from_utf8(&rfc3339(self.0)).unwrap_or_default())
     }
 }
 
@@ -437,16 +534,18 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         for value in [0, 9, 10, 99, 100, 255, 999, 1000, 9999, 10_000, 65_535, u64::MAX] {
-            assert_eq!(write(&|out| push_decimal(out, value)), value.to_string());
+            assert_eq!(write(&|out| Line::begin(out).decimal(value)), value.to_string());
         }
         for value in [0, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, u128::MAX, 0x9a] {
-            assert_eq!(write(&|out| Line::begin(out).hex("", value)), format!("{value:032x}\""));
+            assert_eq!(write(&|out| Line::begin(out).head(None, value)), format!(",\"request_id\":\"{value:032x}\""));
         }
-        for value in 0..10_000 {
-            assert_eq!(write(&|out| push_decimal(out, value)), value.to_string());
+        for value in (0..10_000).chain([99_999, 123_456, 1_000_001, 99_999_999, 100_000_000, 4_294_967_296]) {
+            assert_eq!(write(&|out| Line::begin(out).decimal(value)), value.to_string());
         }
         for ip in [[0, 9, 10, 99], [100, 255, 200, 1], [127, 0, 0, 1], [255, 255, 255, 255]] {
-            assert_eq!(write(&|out| octets(out, ip.into())), Ipv4Addr::from(ip).to_string());
+            assert_eq!(write(&|out| Line::begin(out).ip("", IpAddr::from(ip))), format!("{}\"", Ipv4Addr::from(ip)));
+            let addr = SocketAddr::from((ip, 31_000));
+            assert_eq!(write(&|out| Line::begin(out).addr("", addr)), format!("{addr}\""));
         }
         for (micros, text) in [(0, "0.000"), (7, "0.007"), (1_023, "1.023"), (61_234_567, "61234.567")] {
             assert_eq!(write(&|out| Line::begin(out).millis("", Some(Duration::from_micros(micros)))), text);
@@ -463,9 +562,19 @@ mod tests {
     fn nothing_can_break_a_line() {
         let mut out = Vec::new();
         let nasty = "a\"b\\c\r\nd\t\u{0}\u{1b}[31m\u{7f}\u{85}\u{2028}\u{202e}ü\u{1f600}";
-        escape(nasty, &mut out);
+        escape(nasty.as_bytes(), &mut out);
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text, r#"a\"b\\c\r\nd\t\u0000\u001b[31m\u007f\u0085\u2028\u202eü😀"#);
         assert_eq!(serde_json::from_str::<String>(&format!("\"{text}\"")).unwrap(), nasty);
+        // Wherever it stands in a text of whatever length.
+        for c in (0..=0x100).filter_map(char::from_u32) {
+            let mut alone = Vec::new();
+            escape_each(c.to_string().as_bytes(), &mut alone);
+            for (before, after) in (0..20).flat_map(|before| (0..20).map(move |after| ("a".repeat(before), "~".repeat(after)))) {
+                let (text, mut out) = (format!("{before}{c}{after}"), Vec::new());
+                escape(text.as_bytes(), &mut out);
+                assert_eq!(out, [before.as_bytes(), &alone, after.as_bytes()].concat(), "{text:?}");
+            }
+        }
     }
 }

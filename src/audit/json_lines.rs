@@ -24,13 +24,13 @@ use crate::{
 
 /// How long the writer waits for more before it writes. Waking a thread for each record would cost the request more than the
 /// record itself.
-const BATCH: Duration = Duration::from_millis(20);
+const BATCH: Duration = Duration::from_millis(50);
 /// How many empty looks before the writer goes to sleep until it is woken.
-const PATIENCE: u32 = 3;
+const PATIENCE: u32 = 2;
 /// Room that a record may take in the queue, on the average.
 const BYTES_PER_RECORD: usize = 1024;
 /// A buffer that has grown beyond this is given back.
-const KEPT: usize = 256 * 1024;
+const KEPT: usize = 1024 * 1024;
 
 thread_local! {
     /// Where this thread writes its lines: the queue is then locked for a copy, not for the writing.
@@ -38,7 +38,7 @@ thread_local! {
 }
 
 /// Writes records as JSON lines. [`AuditSink::record`] puts the line into a bounded queue, which a thread of its own writes out
-/// every 20 ms, or sooner when it is half full. When the queue is full, because the disk or the pipe is slower than the traffic,
+/// every 50 ms, or sooner when it is half full. When the queue is full, because the disk or the pipe is slower than the traffic,
 /// records are dropped and counted, and a line in the output says so.
 ///
 /// Any [`Write`] will do, such as a rolling file of `tracing-appender`. [`JsonLinesBuilder::file`] appends to a path, and

@@ -12,7 +12,7 @@ use tower_layer::Layer;
 use super::{AuditSink, service::Audit};
 use crate::{
     clock::{Clock, SystemClock},
-    context::{CloseRecord, Outcome, Record},
+    context::{CloseInTime, CloseRecord, Outcome, Record},
 };
 
 /// How long the distance between calendar and monotonic time is believed before it is measured again.
@@ -84,8 +84,10 @@ impl<T, C: Clock> Shared<T, C> {
         record.started = Some(self.offset.wall(&self.clock, record.arrived));
         record.request_id = self.ids.next();
     }
+}
 
-    pub(super) fn now(&self) -> Duration {
+impl<T: AuditSink, C: Clock> CloseInTime for Shared<T, C> {
+    fn now(&self) -> Duration {
         self.clock.monotonic()
     }
 }

@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::{AuditBody, AuditFuture, AuditRequestBody, AuditSink, layer::Shared};
 use crate::{
     clock::{Clock, SystemClock},
-    context::{ClientAddr, CloseRecord, RecordHandle, RequestContext},
+    context::{ClientAddr, CloseInTime, RecordHandle, RequestContext},
 };
 
 /// The service that [`AuditLayer`](super::AuditLayer) makes.
@@ -61,7 +61,7 @@ where
         let (method, path) = (request.method().clone(), request.uri().path_and_query().cloned());
         let context = RequestContext::of_mut(request.extensions_mut());
         let connection = context.connection();
-        let handle = RecordHandle::closing_filled(Arc::clone(&self.shared) as Arc<dyn CloseRecord>, |record| {
+        let handle = RecordHandle::closing_filled(Arc::clone(&self.shared) as Arc<dyn CloseInTime>, |record| {
             self.shared.open(record);
             record.method = Some(method);
             record.path = path;
@@ -71,6 +71,6 @@ where
         context.set_record(handle.clone());
         let count = with_body.then(|| handle.clone());
         let future = self.inner.call(request.map(|body| AuditRequestBody::new(body, count)));
-        AuditFuture::new(future, handle, Arc::clone(&self.shared), connect, head)
+        AuditFuture::new(future, handle, connect, head)
     }
 }

@@ -65,7 +65,8 @@ impl Rules {
             let fields = requested_fields(request.headers())?;
             return Ok(Verdict::Preflight { origin: origin.clone(), fields, private_network });
         }
-        Ok(Verdict::Pass(Marks { origin: listed, sandbox: self.sandboxes(head) }))
+        let origin = listed.map(|origin| Box::new((origin, self.exposed.clone())));
+        Ok(Verdict::Pass(Marks { origin, sandbox: self.sandboxes(head) }))
     }
 
     fn sandboxes(&self, head: RequestHead<'_>) -> bool {

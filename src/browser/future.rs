@@ -4,17 +4,13 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{
-    layer::Rules,
-    respond::{self, Marks},
-};
+use super::respond::{self, Marks};
 use crate::{body::ResponseBody, reply};
 
 pin_project! {
@@ -22,12 +18,12 @@ pin_project! {
     pub struct ResponseFuture<F, R> {
         #[pin]
         reply: reply::ResponseFuture<F, R>,
-        marks: Option<(Marks, Arc<Rules>)>,
+        marks: Option<Marks>,
     }
 }
 
 impl<F, R> ResponseFuture<F, R> {
-    pub(super) fn new(reply: reply::ResponseFuture<F, R>, marks: Option<(Marks, Arc<Rules>)>) -> Self {
+    pub(super) fn new(reply: reply::ResponseFuture<F, R>, marks: Option<Marks>) -> Self {
         Self { reply, marks }
     }
 }
@@ -41,8 +37,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.reply.poll(cx))?;
-        if let Some((marks, rules)) = this.marks.take() {
-            respond::mark(response.headers_mut(), marks, &rules);
+        if let Some(marks) = this.marks.take() {
+            respond::mark(response.headers_mut(), marks);
         }
         Poll::Ready(Ok(response))
     }

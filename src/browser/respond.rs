@@ -1,10 +1,7 @@
 //! What goes onto responses.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::layer::Rules;
 use crate::{body::ResponseBody, wire::has_token};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -30,14 +27,14 @@ const PREFIX: &str = "access-control-";
 /// What a response has to say.
 #[derive(Debug)]
 pub(super) struct Marks {
-    /// The listed origin that asked.
-    pub(super) origin: Option<HeaderValue>,
+    /// The listed origin that asked, and the fields that its pages may read. Boxed, because every layer outside of this one moves it.
+    pub(super) origin: Option<Box<(HeaderValue, HeaderValue)>>,
     /// The response is a page of a target.
     pub(super) sandbox: bool,
 }
 
 /// Marks a response on its way to the client.
-pub(super) fn mark(headers: &mut HeaderMap, marks: Marks, rules: &Arc<Rules>) {
+pub(super) fn mark(headers: &mut HeaderMap, marks: Marks) {
     // One look at what is there: as a rule nothing is, and each look-up by name costs a hash.
     let (mut cors, mut varies) = (false, false);
     for name in headers.keys() {
@@ -53,9 +50,9 @@ pub(super) fn mark(headers: &mut HeaderMap, marks: Marks, rules: &Arc<Rules>) {
             headers.remove(name);
         }
     }
-    if let Some(origin) = marks.origin {
+    if let Some((origin, exposed)) = marks.origin.map(|listed| *listed) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, rules.exposed.clone());
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     if !varies {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));

@@ -39,9 +39,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (reply, marks) = match self.rules.decide(&request, &mut self.served) {
-            Ok(Verdict::Pass(marks)) => {
-                (reply::ResponseFuture::inner(self.inner.call(request)), Some((marks, Arc::clone(&self.rules))))
-            }
+            Ok(Verdict::Pass(marks)) => (reply::ResponseFuture::inner(self.inner.call(request)), Some(marks)),
             Ok(Verdict::Leave) => (reply::ResponseFuture::inner(self.inner.call(request)), None),
             Ok(Verdict::Preflight { origin, fields, private_network }) => {
                 (reply::ResponseFuture::ready(respond::preflight(origin, fields, private_network)), None)

@@ -1,6 +1,9 @@
 //! The layer and its list.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use tower_layer::Layer;
@@ -10,7 +13,15 @@ use crate::{ConfigError, forwarded::Networks};
 
 /// The networks that may talk to this server. Clones are the same list.
 #[derive(Clone, Debug, Default)]
-pub struct ClientNetworks(Arc<ArcSwap<Networks>>);
+pub struct ClientNetworks(Arc<Place>);
+
+#[derive(Debug, Default)]
+struct Place {
+    /// Whether there has ever been a network on the list: until then there is nothing to look at. It never goes back, so that no two
+    /// exchanges at once can leave it wrong.
+    in_use: AtomicBool,
+    networks: ArcSwap<Networks>,
+}
 
 impl ClientNetworks {
     /// A list of networks; empty for everyone.
@@ -28,12 +39,17 @@ impl ClientNetworks {
     /// # Errors
     /// As [`Self::new`]; the old list then stays.
     pub fn replace<S: AsRef<str>>(&self, networks: impl IntoIterator<Item = S>) -> Result<(), ConfigError> {
-        self.0.store(Arc::new(Networks::parse(networks)?));
+        let networks = Networks::parse(networks)?;
+        if !networks.is_empty() {
+            self.0.in_use.store(true, Ordering::Release);
+        }
+        self.0.networks.store(Arc::new(networks));
         Ok(())
     }
 
-    pub(super) fn now(&self) -> arc_swap::Guard<Arc<Networks>> {
-        self.0.load()
+    /// The list in force; `None` where everyone may come, and always has been able to.
+    pub(super) fn now(&self) -> Option<arc_swap::Guard<Arc<Networks>>> {
+        self.0.in_use.load(Ordering::Acquire).then(|| self.0.networks.load())
     }
 }
 

@@ -21,7 +21,7 @@
 //! let in costs nothing more than this look.
 //!
 //! # Cost
-//! One look at the list, linear in its length; no allocation, no lock.
+//! One look at the list, linear in its length; no allocation, no lock. Where there has never been a list, a look at one flag.
 
 mod layer;
 mod service;

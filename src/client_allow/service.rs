@@ -10,7 +10,6 @@ use crate::{
     body::ResponseBody,
     check::{Check, Refusal},
     context::RequestContext,
-    forwarded::Networks,
     rejection::{Rejection, RejectionKind},
 };
 
@@ -21,10 +20,8 @@ pub struct ClientAllow<S> {
     pub(super) networks: ClientNetworks,
 }
 
-fn decide(networks: &Networks, extensions: &Extensions) -> Result<(), Rejection> {
-    if networks.is_empty() {
-        return Ok(());
-    }
+fn decide(networks: &ClientNetworks, extensions: &Extensions) -> Result<(), Rejection> {
+    let Some(networks) = networks.now().filter(|networks| !networks.is_empty()) else { return Ok(()) };
     match RequestContext::of(extensions).and_then(RequestContext::client) {
         Some(client) if networks.contains(client.ip()) => Ok(()),
         Some(_) => Err(Rejection::new(RejectionKind::ClientDenied)),
@@ -51,7 +48,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match decide(&self.networks.now(), request.extensions()) {
+        match decide(&self.networks, request.extensions()) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
             Err(rejection) => ResponseFuture::refused(rejection),
         }

@@ -16,6 +16,7 @@ use std::{
 use http::{Extensions, HeaderName};
 
 pub use connection::ConnectionInfo;
+pub(crate) use record::CloseInTime;
 pub use record::{CloseRecord, ClosedBy, Outcome, Record, RecordHandle};
 pub use text::McpText;
 

@@ -105,19 +105,37 @@ pub trait CloseRecord: Send + Sync + 'static {
     fn close(&self, record: &mut Record);
 }
 
+/// Who completes a record, and knows the time by which it is measured.
+pub(crate) trait CloseInTime: CloseRecord {
+    /// By the clock that [`Record::arrived`] was read from.
+    fn now(&self) -> Duration;
+}
+
 /// A handle on the open record. When the last clone is dropped the record is complete and goes to its [`CloseRecord`], once.
 #[derive(Clone)]
 pub struct RecordHandle(Arc<Shared>);
 
+#[derive(Default)]
 struct Shared {
     record: Mutex<Record>,
-    close: Option<Arc<dyn CloseRecord>>,
+    close: Close,
+}
+
+#[derive(Default)]
+enum Close {
+    #[default]
+    Nobody,
+    Somebody(Arc<dyn CloseRecord>),
+    InTime(Arc<dyn CloseInTime>),
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(close) = self.close.take() {
-            close.close(self.record.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let record = self.record.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match &self.close {
+            Close::Nobody => {}
+            Close::Somebody(close) => close.close(record),
+            Close::InTime(close) => close.close(record),
         }
     }
 }
@@ -126,24 +144,34 @@ impl RecordHandle {
     /// A record that goes nowhere; for tests and for stacks without audit.
     #[must_use]
     pub fn new(record: Record) -> Self {
-        Self(Arc::new(Shared { record: Mutex::new(record), close: None }))
+        Self(Arc::new(Shared { record: Mutex::new(record), close: Close::Nobody }))
     }
 
     /// A record that goes to `close` when the last clone of this handle is dropped.
     #[inline]
     #[must_use]
     pub fn closing(record: Record, close: Arc<dyn CloseRecord>) -> Self {
-        Self(Arc::new(Shared { record: Mutex::new(record), close: Some(close) }))
+        Self(Arc::new(Shared { record: Mutex::new(record), close: Close::Somebody(close) }))
     }
 
-    /// The same, filled where it lies: a record is large, and would be moved a few times before it got there.
+    /// The same, made and filled where it lies: a record is large, and would be moved a few times before it got there.
     #[inline]
-    pub(crate) fn closing_filled(close: Arc<dyn CloseRecord>, fill: impl FnOnce(&mut Record)) -> Self {
-        let mut shared = Arc::new(Shared { record: Mutex::default(), close: Some(close) });
-        if let Some(shared) = Arc::get_mut(&mut shared) {
+    pub(crate) fn closing_filled(close: Arc<dyn CloseInTime>, fill: impl FnOnce(&mut Record)) -> Self {
+        let mut handle = Self(Arc::default());
+        if let Some(shared) = Arc::get_mut(&mut handle.0) {
+            shared.close = Close::InTime(close);
             fill(shared.record.get_mut().unwrap_or_else(PoisonError::into_inner));
         }
-        Self(shared)
+        handle
+    }
+
+    /// The time by which the record is measured; zero where nobody measures.
+    #[inline]
+    pub(crate) fn now(&self) -> Duration {
+        match &self.0.close {
+            Close::InTime(close) => close.now(),
+            Close::Nobody | Close::Somebody(_) => Duration::ZERO,
+        }
     }
 
     /// Reads or fills the record.

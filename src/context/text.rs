@@ -25,7 +25,7 @@ macro_rules! words {
     ($($word:literal)*) => {
         /// What most clients say most of the time.
         fn word(text: &[u8]) -> Option<&'static str> {
-            $(if text == $word.as_bytes() {
+            $(if text.len() == $word.len() && text == $word.as_bytes() {
                 return Some($word);
             })*
             None
@@ -41,8 +41,21 @@ impl McpText {
         if let Some(word) = word(bytes) {
             return Some(Self(Kind::Word(word)));
         }
-        let ascii = bytes.len() <= SHORT && bytes.iter().fold(0, |all, byte| all | byte) < 0x80;
-        if ascii { Some(Self(Kind::short(bytes))) } else { str::from_utf8(bytes).ok().map(|text| Self(Kind::any(text.into()))) }
+        // All of the place is looked at, which the compiler does many bytes at once; what was not written is zero.
+        let short = place(bytes).filter(|place| place.iter().fold(0, |all, byte| all | byte) < 0x80);
+        match short {
+            Some(place) => Some(Self(Kind::Short { len: u8::try_from(bytes.len()).unwrap_or(0), bytes: place })),
+            None => str::from_utf8(bytes).ok().map(|text| Self(Kind::any(text.into()))),
+        }
+    }
+
+    /// The text as bytes, which are UTF-8.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Word(word) => word.as_bytes(),
+            Kind::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Kind::Long(text) => text.as_bytes(),
+        }
     }
 
     /// The text.
@@ -59,16 +72,20 @@ impl McpText {
 }
 
 impl Kind {
-    /// At most [`SHORT`] bytes of UTF-8.
-    fn short(text: &[u8]) -> Self {
-        let mut bytes = [0; SHORT];
-        bytes.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
-        Self::Short { len: u8::try_from(text.len()).unwrap_or(0), bytes }
-    }
-
     fn any(text: Box<str>) -> Self {
-        if text.len() <= SHORT { Self::short(text.as_bytes()) } else { Self::Long(text) }
+        match place(text.as_bytes()) {
+            Some(bytes) => Self::Short { len: u8::try_from(text.len()).unwrap_or(0), bytes },
+            None => Self::Long(text),
+        }
     }
+}
+
+/// A place with these bytes at its beginning, if they fit.
+#[inline]
+fn place(text: &[u8]) -> Option<[u8; SHORT]> {
+    let mut bytes = [0; SHORT];
+    bytes.get_mut(..text.len())?.copy_from_slice(text);
+    Some(bytes)
 }
 
 impl Deref for McpText {

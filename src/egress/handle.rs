@@ -64,7 +64,7 @@ impl Generation {
             self.policy.check_origin(origin, &mut ())?;
             origin.note_permitted(self.id);
         }
-        Ok(EgressPermit::new(Arc::clone(target.origin()), Arc::clone(self)))
+        Ok(EgressPermit::new(target.clone(), Arc::clone(self)))
     }
 
     /// Whether this policy would also allow a connection that is open already: its origin and the address it leads to.

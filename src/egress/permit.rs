@@ -11,26 +11,26 @@ use super::{
     handle::Generation,
     policy::{EgressPolicy, Resolution},
 };
-use crate::net::Origin;
+use crate::net::{Origin, Target};
 
 /// Proof that the guard has looked at a target. Only a policy can make one; the connector and `ProxyService` ask for it.
 ///
 /// A permit alone opens nothing: the addresses have to be approved too, by [`Self::judge`].
 #[derive(Clone)]
 pub struct EgressPermit {
-    origin: Arc<Origin>,
+    target: Target,
     generation: Arc<Generation>,
 }
 
 impl EgressPermit {
-    pub(super) fn new(origin: Arc<Origin>, generation: Arc<Generation>) -> Self {
-        Self { origin, generation }
+    pub(super) fn new(target: Target, generation: Arc<Generation>) -> Self {
+        Self { target, generation }
     }
 
     /// What may be dialled.
     #[must_use]
     pub fn origin(&self) -> &Arc<Origin> {
-        &self.origin
+        self.target.origin()
     }
 
     /// The id of the policy generation under which it was given.
@@ -48,7 +48,7 @@ impl EgressPermit {
     /// How the target's addresses are found.
     #[must_use]
     pub fn resolution(&self) -> Resolution<'_> {
-        EgressPolicy::resolution(self.origin.host())
+        EgressPolicy::resolution(self.target.host())
     }
 
     /// Judges the answers. Order is kept, duplicates are removed, IPv4-mapped addresses are unwrapped.
@@ -56,13 +56,13 @@ impl EgressPermit {
     /// # Errors
     /// One bad address refuses all of them, unless the policy drops bad answers; no address at all is "no such name".
     pub fn judge(&self, answers: &[IpAddr]) -> Result<ApprovedAddrs, Denial> {
-        self.generation.policy().judge(&self.origin, answers, &mut ())
+        self.generation.policy().judge(self.origin(), answers, &mut ())
     }
 }
 
 impl fmt::Debug for EgressPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EgressPermit").field("origin", &self.origin).field("generation", &self.generation.id()).finish()
+        f.debug_struct("EgressPermit").field("origin", self.target.origin()).field("generation", &self.generation.id()).finish()
     }
 }
 

@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::service::{Parties, SESSION_ID, judge};
 use crate::{
     body::ResponseBody,
+    mcp_wire::first,
     rejection::Rejection,
     reply,
     tokens::{Lookup, SessionKey, StoreUnavailable},
@@ -26,7 +27,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Option<Arc<str>>, StoreUnavaila
 pub(super) struct Waiting<S, B> {
     pub(super) inner: S,
     pub(super) request: Request<B>,
-    pub(super) parties: Parties,
+    pub(super) parties: Arc<Parties>,
 }
 
 pin_project! {
@@ -41,13 +42,13 @@ pin_project! {
     #[project = KindProj]
     enum Kind<S, B, F, R> {
         Asking { answer: Answer, waiting: Option<Box<Waiting<S, B>>> },
-        Inner { #[pin] reply: reply::ResponseFuture<F, R>, parties: Option<Parties> },
+        Inner { #[pin] reply: reply::ResponseFuture<F, R>, parties: Option<Arc<Parties>> },
         Binding { answer: Answer, response: Option<Box<Response<ResponseBody<R>>>> },
     }
 }
 
 impl<S, B, F, R> ResponseFuture<S, B, F, R> {
-    pub(super) fn inner(future: F, parties: Parties) -> Self {
+    pub(super) fn inner(future: F, parties: Arc<Parties>) -> Self {
         Self { kind: Kind::Inner { reply: reply::ResponseFuture::inner(future), parties: Some(parties) } }
     }
 
@@ -62,7 +63,7 @@ impl<S, B, F, R> ResponseFuture<S, B, F, R> {
 
 /// Binds the session that the target has issued, if it has.
 fn bind<R>(parties: &Parties, response: &Response<R>) -> Lookup<Arc<str>> {
-    match response.headers().get(&SESSION_ID) {
+    match first(response.headers(), &SESSION_ID) {
         Some(session) if !response.status().is_client_error() && !response.status().is_server_error() => {
             parties.store.claim(SessionKey::new(session.as_bytes(), &parties.origin), &parties.owner)
         }

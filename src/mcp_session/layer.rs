@@ -25,7 +25,7 @@ impl<S> Layer<S> for McpSessionLayer {
     type Service = McpSession<S>;
 
     fn layer(&self, inner: S) -> McpSession<S> {
-        McpSession { inner, store: Arc::clone(&self.store) }
+        McpSession::new(inner, Arc::clone(&self.store))
     }
 }
 

@@ -24,8 +24,10 @@ pub(super) static SESSION_ID: HeaderName = crate::mcp_wire::SESSION_ID;
 /// The service that [`McpSessionLayer`](super::McpSessionLayer) makes.
 #[derive(Clone)]
 pub struct McpSession<S> {
-    pub(super) inner: S,
-    pub(super) store: Arc<dyn SessionStore>,
+    inner: S,
+    store: Arc<dyn SessionStore>,
+    /// Those of the last request: a connection's requests are somebody's to some target, as a rule.
+    latest: Option<Arc<Parties>>,
 }
 
 /// Who asks whom.
@@ -35,16 +37,31 @@ pub(super) struct Parties {
     pub(super) store: Arc<dyn SessionStore>,
 }
 
-fn parties<B>(request: &Request<B>, store: &Arc<dyn SessionStore>) -> Result<Parties, Rejection> {
-    let missing = |what| Rejection::new(RejectionKind::Misconfigured).with_reason(what);
-    let context = RequestContext::of(request.extensions());
-    let principal = context.and_then(RequestContext::principal).ok_or_else(|| missing("no_principal"))?;
-    let target = context.and_then(RequestContext::target).ok_or_else(|| missing("no_target"))?;
-    Ok(Parties { owner: Arc::clone(principal.id()), origin: Arc::clone(target.origin()), store: Arc::clone(store) })
+impl<S> McpSession<S> {
+    pub(super) fn new(inner: S, store: Arc<dyn SessionStore>) -> Self {
+        Self { inner, store, latest: None }
+    }
+
+    fn parties<B>(&mut self, request: &Request<B>) -> Result<Arc<Parties>, Rejection> {
+        let missing = |what| Rejection::new(RejectionKind::Misconfigured).with_reason(what);
+        let context = RequestContext::of(request.extensions());
+        let principal = context.and_then(RequestContext::principal).ok_or_else(|| missing("no_principal"))?;
+        let target = context.and_then(RequestContext::target).ok_or_else(|| missing("no_target"))?;
+        let (owner, origin) = (principal.id(), target.origin());
+        if let Some(parties) = &self.latest
+            && parties.owner == *owner
+            && parties.origin == *origin
+        {
+            return Ok(Arc::clone(parties));
+        }
+        let store = Arc::clone(&self.store);
+        Ok(Arc::clone(self.latest.insert(Arc::new(Parties { owner: Arc::clone(owner), origin: Arc::clone(origin), store }))))
+    }
 }
 
 fn key<B>(request: &Request<B>, parties: &Parties) -> Result<Option<SessionKey>, Rejection> {
-    let mut values = request.headers().get_all(&SESSION_ID).iter();
+    // Most heads have fewer fields than the hash of a name costs.
+    let mut values = request.headers().iter().filter(|(name, _)| **name == SESSION_ID).map(|(_, value)| value);
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(session), None) => Ok(Some(SessionKey::new(session.as_bytes(), &parties.origin))),
@@ -77,7 +94,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let decided = parties(&request, &self.store).and_then(|parties| {
+        let decided = self.parties(&request).and_then(|parties| {
             let answer = key(&request, &parties)?.map(|key| parties.store.claim(key, &parties.owner));
             match answer {
                 None => Ok((parties, None)),
@@ -139,7 +156,7 @@ mod tests {
         }
     }
 
-    async fn send(store: &Store, principal: &str, target: &str, session: &[&str]) -> (u16, &'static str) {
+    fn request(principal: &str, target: &str, session: &[&str]) -> Request<()> {
         let mut request = Request::post("/");
         for id in session {
             request = request.header(&SESSION_ID, *id);
@@ -147,6 +164,11 @@ mod tests {
         let mut request = request.body(()).unwrap();
         let context = RequestContext::of_mut(request.extensions_mut());
         context.set_principal(Principal::new(principal)).set_target(Target::parse(target).unwrap());
+        request
+    }
+
+    async fn send(store: &Store, principal: &str, target: &str, session: &[&str]) -> (u16, &'static str) {
+        let request = request(principal, target, session);
         let inner = tower::service_fn(|request: Request<()>| async move {
             let mut response = Response::new(String::new());
             if request.headers().get(&SESSION_ID).is_none() {
@@ -170,6 +192,26 @@ mod tests {
             assert_eq!(send(&store, "b", mine, &["older than this server"]).await, (200, ""));
             assert_eq!(send(&store, "a", mine, &["older than this server"]).await, (403, "session"));
             assert_eq!(send(&store, "a", mine, &["fresh", "fresh"]).await, (400, "two_sessions"));
+        }
+    }
+
+    #[tokio::test]
+    async fn one_connection_may_be_several_principals_and_ask_several_targets() {
+        let mut service = McpSessionLayer::new(Store::default()).layer(Probe::default());
+        let (one, other) = ("https://a.example/mcp", "https://b.example/mcp");
+        for (principal, target, status) in [
+            ("a", one, 200),
+            ("a", one, 200),
+            ("b", one, 403),
+            ("b", other, 200),
+            ("a", other, 403),
+            ("a", one, 200),
+            ("b", one, 403),
+        ] {
+            let request = request(principal, target, &["s"]);
+            let ready = tower::ServiceExt::<Request<()>>::ready(&mut service).await.unwrap();
+            let response = ready.call(request).await.unwrap();
+            assert_eq!(response.status(), status, "{principal} {target}");
         }
     }
 

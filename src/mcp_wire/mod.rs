@@ -30,7 +30,7 @@ pub(crate) use jsonrpc::{Peek, name_source, peek};
 pub(crate) use link::{LinkBase, rewrite_location};
 pub(crate) use sse::SseParser;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// `Mcp-Session-Id` (2025-03-26 to 2025-11-25).
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -44,6 +44,18 @@ pub(crate) const NAME: HeaderName = HeaderName::from_static("mcp-name");
 pub(crate) const STATELESS_REVISION: &str = "2026-07-28";
 /// The last revision with `initialize`.
 pub(crate) const SESSION_REVISION: &str = "2025-11-25";
+
+/// The first field of that name, found in a walk: a look-up hashes the name, which costs more than the few fields of most heads.
+#[inline]
+pub(crate) fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    if headers.len() > FEW {
+        return headers.get(name);
+    }
+    headers.iter().find(|(at, _)| *at == name).map(|(_, value)| value)
+}
+
+/// So many fields are walked through.
+const FEW: usize = 16;
 
 /// Whether a content type is JSON: `application/json` or `application/…+json`, with or without parameters.
 #[must_use]
@@ -108,6 +120,20 @@ mod tests {
         assert!(is_json(Some(&v("application/json; charset=utf-8"))) && is_json(Some(&v("APPLICATION/problem+JSON"))));
         assert!(!is_json(Some(&v("application/jsonx"))) && !is_json(Some(&v("text/json"))) && !is_json(None));
         assert!(is_event_stream(Some(&v("text/event-stream;charset=utf-8"))) && !is_event_stream(Some(&v("text/event"))));
+    }
+
+    #[test]
+    fn the_first_of_several_fields_is_found_among_few_and_many() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(first(&headers, &NAME), None);
+        for (name, value) in [("x-other", "o"), ("mcp-name", "a"), ("accept", "*/*"), ("mcp-name", "b")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        for n in 0..2 * FEW {
+            assert_eq!(first(&headers, &NAME), Some(&HeaderValue::from_static("a")));
+            assert_eq!(first(&headers, &METHOD), None);
+            headers.append(HeaderName::try_from(format!("x-{n}")).unwrap(), HeaderValue::from_static("x"));
+        }
     }
 
     #[test]

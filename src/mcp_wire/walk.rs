@@ -52,8 +52,9 @@ impl<'a> Walk<'a> {
 
     #[inline]
     pub(super) fn space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.byte() {
-            self.at += 1;
+        // Most messages have none between their parts.
+        if self.byte().is_some_and(|byte| byte <= b' ') {
+            self.at = space_end(self.bytes, self.at);
         }
     }
 
@@ -187,6 +188,13 @@ impl<'a> Walk<'a> {
         self.at = value_end(self.bytes, from)?;
         Ok(self.bytes.get(from..self.at).unwrap_or_default())
     }
+}
+
+#[cold]
+#[inline(never)]
+fn space_end(bytes: &[u8], from: usize) -> usize {
+    let rest = bytes.get(from..).unwrap_or_default();
+    from + rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count()
 }
 
 fn value_end(bytes: &[u8], from: usize) -> Result<usize, PeekError> {

@@ -192,9 +192,12 @@ pub enum TargetStyle {
     Fixed,
 }
 
-/// A parsed target: an [`Origin`] and the path and query as they were written.
+/// A parsed target: an [`Origin`] and the path and query as they were written. A clone shares them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
+pub struct Target(Arc<Parts>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Parts {
     origin: Arc<Origin>,
     path: PathAndQuery,
     style: TargetStyle,
@@ -238,7 +241,7 @@ impl Target {
             return Err(TargetError::Fragment);
         }
         let origin = origin(scheme, authority)?;
-        Ok(Self { origin, path: parse_path(path, plain, bytes)?, style: TargetStyle::default() })
+        Ok(Self::of(origin, parse_path(path, plain, bytes)?, TargetStyle::default()))
     }
 
     /// Parses the authority of a `CONNECT`: `host:port`, the port written out (RFC 9112 §3.2.3).
@@ -260,65 +263,71 @@ impl Target {
             return Err(TargetError::Host);
         }
         let origin = origin(raw)?;
-        Ok(Self { origin, path: PathAndQuery::from_static("/"), style: TargetStyle::Connect })
+        Ok(Self::of(origin, PathAndQuery::from_static("/"), TargetStyle::Connect))
+    }
+
+    fn of(origin: Arc<Origin>, path: PathAndQuery, style: TargetStyle) -> Self {
+        Self(Arc::new(Parts { origin, path, style }))
     }
 
     /// The same target, noted as named in `style`.
     #[must_use]
     pub fn with_style(mut self, style: TargetStyle) -> Self {
-        self.style = style;
+        if self.0.style != style {
+            Arc::make_mut(&mut self.0).style = style;
+        }
         self
     }
 
     /// The same origin with another path and query.
     #[must_use]
     pub fn with_path(mut self, path: PathAndQuery) -> Self {
-        self.path = path;
+        Arc::make_mut(&mut self.0).path = path;
         self
     }
 
     /// Scheme, host and port.
     #[must_use]
     pub fn origin(&self) -> &Arc<Origin> {
-        &self.origin
+        &self.0.origin
     }
 
     /// The path and query, byte for byte as written.
     #[must_use]
     pub fn path_and_query(&self) -> &PathAndQuery {
-        &self.path
+        &self.0.path
     }
 
     /// How the caller named it.
     #[must_use]
     pub fn style(&self) -> TargetStyle {
-        self.style
+        self.0.style
     }
 
     /// The scheme.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
-        self.origin.scheme
+        self.0.origin.scheme
     }
 
     /// The host.
     #[must_use]
     pub fn host(&self) -> &Host {
-        &self.origin.host
+        &self.0.origin.host
     }
 
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.origin.port
+        self.0.origin.port
     }
 }
 
 /// The URL, as it would be written in full; parses back to the same target.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.origin)?;
-        if self.origin.scheme == Scheme::Connect { Ok(()) } else { f.write_str(self.path.as_str()) }
+        write!(f, "{}", self.0.origin)?;
+        if self.0.origin.scheme == Scheme::Connect { Ok(()) } else { f.write_str(self.0.path.as_str()) }
     }
 }
 

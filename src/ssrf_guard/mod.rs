@@ -32,7 +32,7 @@
 //! says, not what the context says.
 //!
 //! # Cost
-//! About 50 ns and no allocation: the permit shares the origin that the target layer has parsed. A refusal costs the operator's
+//! About 50 ns and no allocation: the permit shares the target that the target layer has parsed. A refusal costs the operator's
 //! text.
 //!
 //! # Deployment

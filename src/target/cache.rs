@@ -1,6 +1,8 @@
-//! A bounded memory of parsed authorities: most requests name one that was named before, and IDNA is the slow part of a parse.
+//! Bounded memories of what was parsed before: most requests name an authority that was named before, and IDNA is the slow part of a
+//! parse; and most of those name one and the same URL again and again.
 
 use std::{
+    cell::RefCell,
     fmt,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
@@ -10,12 +12,38 @@ use arc_swap::ArcSwapOption;
 use bytes::{Buf as _, Bytes};
 use http::uri::PathAndQuery;
 
-use crate::net::{Origin, Scheme, Target, TargetError, parse_origin};
+use crate::net::{Origin, Scheme, Target, TargetError, TargetStyle, parse_origin};
 
 /// How many origins are remembered. A newer one takes the slot of an older one with the same hash.
 const SLOTS: usize = 1024;
 /// Longer authorities are parsed each time, so that the memory stays below half a megabyte.
 const MAX_AUTHORITY: usize = 128;
+
+/// How many whole targets a thread remembers.
+const LATEST_SLOTS: usize = 64;
+/// Longer URLs are parsed each time.
+const MAX_LATEST: usize = 256;
+
+thread_local! {
+    /// Of each thread its own: threads that counted the clones of one target would take the memory of that count from each other.
+    static LATEST: RefCell<Vec<Latest>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A URL that was asked for at least twice in a row, as far as this slot can tell, and what it parses to.
+#[derive(Default)]
+struct Latest {
+    /// The hash of what was not found here last.
+    missed: u64,
+    kept: Option<(Box<str>, Target)>,
+}
+
+/// What the memory of this thread says about a URL.
+enum Known {
+    Target(Target),
+    /// It would be worth its place.
+    Again,
+    New,
+}
 
 struct Entry {
     scheme: Scheme,
@@ -48,22 +76,44 @@ impl TargetParser {
     /// # Errors
     /// As there.
     pub fn parse(&self, raw: &str) -> Result<Target, TargetError> {
-        Target::parse_with(
-            raw,
-            |path| Bytes::copy_from_slice(path.as_bytes()),
-            |scheme, authority| self.origin(scheme, authority),
-        )
+        self.remembered(raw, TargetStyle::default(), || self.parse_copy(raw))
     }
 
-    /// [`Self::parse`] of the end of a request's own path, whose memory the target's path then shares.
-    pub(super) fn parse_end_of(&self, whole: &PathAndQuery, raw: &str) -> Result<Target, TargetError> {
+    /// [`Self::parse`] of the end of a request's own path, noted as named in `style`. The target's path shares the memory of the
+    /// request's, unless the whole target is remembered.
+    pub(super) fn parse_end_of(&self, whole: &PathAndQuery, raw: &str, style: TargetStyle) -> Result<Target, TargetError> {
         debug_assert!(whole.as_str().ends_with(raw));
         let share = |path: &str| {
             let mut bytes = Bytes::from_owner(Whole(whole.clone()));
             bytes.advance(bytes.len().saturating_sub(path.len()));
             bytes
         };
-        Target::parse_with(raw, share, |scheme, authority| self.origin(scheme, authority))
+        self.remembered(raw, style, || Target::parse_with(raw, share, |scheme, authority| self.origin(scheme, authority)))
+    }
+
+    fn parse_copy(&self, raw: &str) -> Result<Target, TargetError> {
+        let copy = |path: &str| Bytes::copy_from_slice(path.as_bytes());
+        Target::parse_with(raw, copy, |scheme, authority| self.origin(scheme, authority))
+    }
+
+    /// What this thread remembers of the URL, or else what `parse` says.
+    #[inline]
+    fn remembered(
+        &self,
+        raw: &str,
+        style: TargetStyle,
+        parse: impl FnOnce() -> Result<Target, TargetError>,
+    ) -> Result<Target, TargetError> {
+        let hash = self.hash(raw);
+        match latest(hash, raw, style) {
+            Known::Target(target) => Ok(target),
+            Known::Again => {
+                let target = self.parse_copy(raw)?.with_style(style);
+                keep(hash, raw, &target);
+                Ok(target)
+            }
+            Known::New => Ok(parse()?.with_style(style)),
+        }
     }
 
     /// [`Target::parse_connect`].
@@ -93,16 +143,53 @@ impl TargetParser {
 }
 
 impl TargetParser {
-    /// Short rather than strong: the authority is compared in full, and a slot that somebody else takes costs a parse.
-    fn hash(&self, authority: &str) -> u64 {
+    /// Short rather than strong: the text is compared in full, and a slot that somebody else takes costs a parse.
+    fn hash(&self, text: &str) -> u64 {
         let mix = |hash: u64, word: u64| {
             let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             hash ^ (hash >> 32)
         };
-        let (words, rest) = authority.as_bytes().as_chunks::<8>();
+        let (words, rest) = text.as_bytes().as_chunks::<8>();
         let hash = words.iter().fold(self.key, |hash, word| mix(hash, u64::from_le_bytes(*word)));
         mix(hash, rest.iter().fold(1, |word, b| word << 8 | u64::from(*b)))
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lowest digits are as good as any")]
+fn slot_of(hash: u64) -> usize {
+    hash as usize % LATEST_SLOTS
+}
+
+/// Looks a URL up, and notes that it was asked for.
+fn latest(hash: u64, raw: &str, style: TargetStyle) -> Known {
+    let look = |memory: &RefCell<Vec<Latest>>| {
+        let Ok(mut slots) = memory.try_borrow_mut() else { return Known::New };
+        let Some(slot) = slots.get_mut(slot_of(hash)) else {
+            slots.resize_with(LATEST_SLOTS, Latest::default);
+            return Known::New;
+        };
+        if let Some((url, target)) = &slot.kept
+            && **url == *raw
+            && target.style() == style
+        {
+            return Known::Target(target.clone());
+        }
+        let again = slot.missed == hash;
+        slot.missed = hash;
+        // A query is often made for one request, and carries secrets more often than one thinks.
+        if again && raw.len() <= MAX_LATEST && !raw.contains('?') { Known::Again } else { Known::New }
+    };
+    LATEST.try_with(look).unwrap_or(Known::New)
+}
+
+fn keep(hash: u64, raw: &str, target: &Target) {
+    let _ = LATEST.try_with(|memory| {
+        if let Ok(mut slots) = memory.try_borrow_mut()
+            && let Some(slot) = slots.get_mut(slot_of(hash))
+        {
+            slot.kept = Some((raw.into(), target.clone()));
+        }
+    });
 }
 
 /// The memory of a request's path.
@@ -141,11 +228,18 @@ mod tests {
             assert_eq!(parser.parse_connect("example.com"), Err(TargetError::Port));
             assert_eq!(parser.parse("http://u@example.com/"), Err(TargetError::Userinfo));
         }
-        for path in ["/p/http://a.example/x?y", "/p/http://a.example", "/p/http://a.example?y", "/p/http:/a.example/%20\\"] {
+        for path in
+            ["/p/http://a.example/x?y", "/p/http://a.example", "/p/http://a.example?y", "/p/http:/a.example/%20\\", "/p/ftp:x"]
+        {
             let whole = PathAndQuery::try_from(path).unwrap();
             let raw = path.strip_prefix("/p/").unwrap();
-            assert_eq!(parser.parse_end_of(&whole, raw), Target::parse(raw));
+            for style in [TargetStyle::Header, TargetStyle::Path].repeat(4) {
+                assert_eq!(parser.parse_end_of(&whole, raw, style), Target::parse(raw).map(|t| t.with_style(style)));
+            }
         }
+        let whole = PathAndQuery::from_static("/p/http://a.example/x");
+        let [.., a, b] = [(); 5].map(|()| parser.parse_end_of(&whole, "http://a.example/x", TargetStyle::Path).unwrap());
+        assert!(std::ptr::eq(a.path_and_query(), b.path_and_query()), "what is asked for again is remembered whole");
         let (a, b) = (parser.parse("http://a.example/1").unwrap(), parser.parse("http://a.example/2").unwrap());
         assert!(Arc::ptr_eq(a.origin(), b.origin()));
     }

@@ -64,11 +64,10 @@ impl PathPrefix {
     fn find(&self, uri: &Uri, parser: &TargetParser) -> Result<Target, TargetError> {
         let whole = uri.path_and_query().ok_or(TargetError::Missing)?;
         let raw = whole.as_str().strip_prefix(&*self.0).filter(|r| !r.is_empty()).ok_or(TargetError::Missing)?;
-        let target = match whole.query().map(|_| without_proxy_token(raw)) {
-            None | Some(Cow::Borrowed(_)) => parser.parse_end_of(whole, raw)?,
-            Some(Cow::Owned(kept)) => parser.parse(&kept)?,
-        };
-        Ok(target.with_style(TargetStyle::Path))
+        match whole.query().map(|_| without_proxy_token(raw)) {
+            None | Some(Cow::Borrowed(_)) => parser.parse_end_of(whole, raw, TargetStyle::Path),
+            Some(Cow::Owned(kept)) => Ok(parser.parse(&kept)?.with_style(TargetStyle::Path)),
+        }
     }
 }
 

@@ -30,8 +30,8 @@
 //! Right behind `ProxyTokenLayer`: the limiter of the principal, the scopes and the guard all ask for the target.
 //!
 //! # Cost
-//! A target whose origin was seen a short while ago is parsed from memory: one allocation. A new origin costs a whole URL
-//! parse.
+//! A URL without a query that was seen twice a short while ago is a look-up, without an allocation; one whose origin alone was
+//! seen costs two. A new origin costs a whole URL parse.
 //!
 //! # Deployment
 //! A front server that normalises paths (merges slashes, decodes `%2F`) breaks path-style targets; `https:/host/` with one

@@ -37,6 +37,11 @@ impl PublicBase {
         Self(Kind::Host { secure })
     }
 
+    /// Whether it depends on the host that the client has written.
+    pub(super) fn asks_for_host(&self) -> bool {
+        matches!(self.0, Kind::Host { .. })
+    }
+
     pub(super) fn prefix(&self, authority: Option<&HeaderValue>, path: &str) -> Option<String> {
         match &self.0 {
             Kind::Fixed(base) => Some(format!("{base}{path}")),

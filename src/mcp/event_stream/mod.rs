@@ -31,6 +31,7 @@ mod base;
 mod body;
 
 use std::{
+    num::NonZeroU64,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -49,19 +50,22 @@ pub use self::{
 use crate::{
     body::ResponseBody,
     context::{RecordHandle, RequestContext},
-    mcp_wire::{EndpointRewriter, LinkBase, is_event_stream, rewrite_location},
+    mcp_wire::{EndpointRewriter, LinkBase, first, is_event_stream, rewrite_location},
     net::{Target, TargetStyle},
     rejection::{Rejection, RejectionKind},
     request_form::accepts_event_stream,
 };
 
+/// Longer names of this server are not remembered.
+const MAX_AUTHORITY: usize = 256;
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Cares for event streams and links; see the [module's rules](self).
 #[derive(Clone, Debug, Default)]
 pub struct EventStreamLayer {
     links: Option<Arc<Links>>,
-    keep_alive: Option<Duration>,
+    /// In nanoseconds.
+    keep_alive: Option<NonZeroU64>,
 }
 
 #[derive(Debug)]
@@ -87,7 +91,7 @@ impl EventStreamLayer {
     /// Sends a comment after that much silence; zero turns it off.
     #[must_use]
     pub fn keep_alive(mut self, after: Duration) -> Self {
-        self.keep_alive = (!after.is_zero()).then_some(after);
+        self.keep_alive = NonZeroU64::new(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
         self
     }
 }
@@ -96,7 +100,7 @@ impl<S> Layer<S> for EventStreamLayer {
     type Service = EventStreamService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        EventStreamService { inner, config: self.clone() }
+        EventStreamService { inner, config: self.clone(), outside: None }
     }
 }
 
@@ -105,6 +109,49 @@ impl<S> Layer<S> for EventStreamLayer {
 pub struct EventStreamService<S> {
     inner: S,
     config: EventStreamLayer,
+    /// What the last request was answered with: a connection's requests name one host, as a rule.
+    outside: Option<Arc<Outside>>,
+}
+
+/// How this server looks from outside to those who name it so.
+#[derive(Debug)]
+struct Outside {
+    authority: Option<Box<[u8]>>,
+    /// What stands before a target's URL, if that can be said.
+    prefix: Option<Box<str>>,
+}
+
+impl Outside {
+    #[cold]
+    fn new(links: &Links, authority: Option<&[u8]>) -> Self {
+        let value = authority.and_then(|a| HeaderValue::from_bytes(a).ok());
+        let prefix = links.base.prefix(value.as_ref(), &links.prefix).map(String::into_boxed_str);
+        Self { authority: authority.map(Box::from), prefix }
+    }
+}
+
+impl<S> EventStreamService<S> {
+    /// What the answer may need, cheap to keep for every request.
+    fn rewrite<B>(&mut self, request: &Request<B>) -> Option<Rewrite> {
+        let links = self.config.links.as_ref()?;
+        let context = RequestContext::of(request.extensions())?;
+        let target = context.target().filter(|t| t.style() == TargetStyle::Path)?;
+        let endpoint = (request.method() == Method::GET).then(|| Box::new(context.record().cloned()));
+        let authority = match request.uri().authority() {
+            _ if !links.base.asks_for_host() => None,
+            Some(authority) => Some(authority.as_str().as_bytes()),
+            None => first(request.headers(), &header::HOST).map(HeaderValue::as_bytes),
+        };
+        let outside = match &self.outside {
+            Some(outside) if outside.authority.as_deref() == authority => Arc::clone(outside),
+            _ => {
+                let outside = Arc::new(Outside::new(links, authority));
+                self.outside = authority.is_none_or(|a| a.len() <= MAX_AUTHORITY).then(|| Arc::clone(&outside));
+                outside
+            }
+        };
+        Some(Rewrite { outside, target: target.clone(), endpoint })
+    }
 }
 
 impl<S, B, RB> Service<Request<B>> for EventStreamService<S>
@@ -120,43 +167,26 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let rewrite = self.config.links.as_ref().and_then(|links| Rewrite::of(&request, links));
-        if rewrite.as_ref().is_some_and(|r| r.endpoint) && accepts_event_stream(request.headers()) {
+        let rewrite = self.rewrite(&request);
+        if rewrite.as_ref().is_some_and(|r| r.endpoint.is_some()) && accepts_event_stream(request.headers()) {
             request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         EventStreamFuture { future: self.inner.call(request), rewrite, keep_alive: self.config.keep_alive }
     }
 }
 
-/// What the answer may need, cheap to keep for every request.
+/// Three words, because every layer outside of this one moves them.
 #[derive(Debug)]
 struct Rewrite {
-    links: Arc<Links>,
+    outside: Arc<Outside>,
     target: Target,
-    authority: Option<HeaderValue>,
-    record: Option<RecordHandle>,
-    endpoint: bool,
+    /// On `GET`: an `endpoint` event has to be rewritten, and this is the record that says so if it cannot.
+    endpoint: Option<Box<Option<RecordHandle>>>,
 }
 
 impl Rewrite {
-    fn of<B>(request: &Request<B>, links: &Arc<Links>) -> Option<Self> {
-        let context = RequestContext::of(request.extensions())?;
-        let target = context.target().filter(|t| t.style() == TargetStyle::Path)?;
-        let authority = match request.uri().authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => request.headers().get(header::HOST).cloned(),
-        };
-        Some(Self {
-            links: Arc::clone(links),
-            target: target.clone(),
-            authority,
-            record: context.record().cloned(),
-            endpoint: request.method() == Method::GET,
-        })
-    }
-
     fn base(&self) -> Option<LinkBase> {
-        LinkBase::new(self.links.base.prefix(self.authority.as_ref(), &self.links.prefix)?, &self.target)
+        LinkBase::new(self.outside.prefix.clone()?, &self.target)
     }
 }
 
@@ -167,7 +197,7 @@ pin_project! {
         #[pin]
         future: F,
         rewrite: Option<Rewrite>,
-        keep_alive: Option<Duration>,
+        keep_alive: Option<NonZeroU64>,
     }
 }
 
@@ -181,16 +211,20 @@ where
         let this = self.project();
         let mut response = ready!(this.future.poll(cx))?;
         let rewrite = this.rewrite.take();
-        if let Some(rewrite) = &rewrite {
+        let (leads, content_type) = leads_and_content_type(response.headers());
+        let event_stream = is_event_stream(content_type);
+        if leads && let Some(rewrite) = &rewrite {
             rewrite_location_field(response.headers_mut(), rewrite);
         }
-        if !is_event_stream(response.headers().get(header::CONTENT_TYPE)) {
+        if !event_stream {
             return Poll::Ready(Ok(response.map(|b| ResponseBody::inner(EventStreamBody::plain(b)))));
         }
         response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
         let mut rewriter = None;
         let mut record = None;
-        if let Some(rewrite) = rewrite.filter(|r| r.endpoint) {
+        if let Some(mut rewrite) = rewrite
+            && let Some(endpoint) = rewrite.endpoint.take()
+        {
             if is_encoded(response.headers()) {
                 let rejection = Rejection::new(RejectionKind::BadResponse).with_reason("encoded_event_stream");
                 return Poll::Ready(Ok(rejection.into_response()));
@@ -201,7 +235,7 @@ where
                     .into_response()));
             };
             rewriter = Some(EndpointRewriter::new(base));
-            record = rewrite.record;
+            record = *endpoint;
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         // A comment inside compressed bytes would break them.
@@ -209,8 +243,22 @@ where
         if keep_alive.is_some() {
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
+        let keep_alive = keep_alive.map(|nanos| Duration::from_nanos(nanos.get()));
         Poll::Ready(Ok(response.map(|b| ResponseBody::inner(EventStreamBody::stream(b, rewriter, keep_alive, record)))))
     }
+}
+
+/// Whether there is a `Location`, and the content type; found in one walk, because each look-up by name would hash it.
+fn leads_and_content_type(headers: &HeaderMap) -> (bool, Option<&HeaderValue>) {
+    let (mut leads, mut content_type) = (false, None);
+    for (name, value) in headers {
+        if *name == header::CONTENT_TYPE {
+            content_type = content_type.or(Some(value));
+        } else {
+            leads |= *name == header::LOCATION;
+        }
+    }
+    (leads, content_type)
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {
@@ -306,6 +354,25 @@ mod tests {
             assert_eq!(parts.headers["location"], want);
             let (parts, _) = run(TargetStyle::Header, Method::POST, fields, "").await;
             assert_eq!(parts.headers["location"], location);
+        }
+    }
+
+    #[tokio::test]
+    async fn each_request_is_answered_under_the_name_that_it_used() {
+        let inner = tower::service_fn(|_: Request<()>| async {
+            let response = Response::builder().header("location", "/x").body(Full::new(Bytes::new())).unwrap();
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        let layer = EventStreamLayer::new().rewrite_links(PublicBase::from_host(false), "/proxy/");
+        let mut service = layer.layer(inner);
+        for (host, target) in
+            [("a", "http://t.example"), ("a", "http://u.example"), ("b", "http://u.example"), ("a", "http://t.example")]
+        {
+            let mut request = Request::post("/").header(header::HOST, host).body(()).unwrap();
+            let context = RequestContext::of_mut(request.extensions_mut());
+            context.set_target(Target::parse(target).unwrap().with_style(TargetStyle::Path));
+            let response = service.call(request).await.unwrap();
+            assert_eq!(response.headers()["location"], format!("http://{host}/proxy/{target}/x"));
         }
     }
 }

@@ -40,7 +40,7 @@ use tower_service::Service;
 use crate::{
     body::ResponseBody,
     context::{RecordHandle, RequestContext},
-    mcp_wire::{error_body, is_json},
+    mcp_wire::{error_body, first, is_json},
     rejection::Rejection,
 };
 
@@ -83,7 +83,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let wanted = request.method() == Method::POST && is_json(request.headers().get(header::CONTENT_TYPE));
+        let wanted = request.method() == Method::POST && is_json(first(request.headers(), &header::CONTENT_TYPE));
         let record = if wanted { RequestContext::of(request.extensions()).and_then(|c| c.record().cloned()) } else { None };
         JsonRpcErrorFuture { future: self.inner.call(request), wanted, record }
     }

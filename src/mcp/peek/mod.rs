@@ -30,7 +30,8 @@
 //! ([`is_mcp_probe`](crate::limiter::is_mcp_probe)).
 //!
 //! # Cost
-//! Bodies up to the limit are held until they are whole, and scanned once, without building a document.
+//! Bodies up to the limit are held until they are whole, and scanned once, without building a document. One that has come with its
+//! head is looked at in `call`; another one waits in a box.
 
 mod body;
 
@@ -38,11 +39,11 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{HeaderMap, Method, Request, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -98,8 +99,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let wanted = wanted(&request, self.max);
-        let request = request.map(PeekedBody::untouched);
-        if !wanted {
+        let mut request = request.map(PeekedBody::untouched);
+        // As a rule the body has come with the head. Nobody is woken by this look: a body that is not there yet is asked again, with
+        // the waker of whoever waits for it.
+        let looked = if wanted { look(&mut request, &mut Context::from_waker(Waker::noop()), self.max) } else { Poll::Ready(()) };
+        if looked.is_ready() {
             return PeekFuture { state: State::Calling { future: self.inner.call(request) } };
         }
         let clone = self.inner.clone();
@@ -109,10 +113,21 @@ where
 }
 
 fn wanted<B: Body>(request: &Request<B>, max: usize) -> bool {
-    request.method() == Method::POST
-        && is_json(request.headers().get(header::CONTENT_TYPE))
-        && !request.headers().contains_key(header::EXPECT)
-        && request.body().size_hint().lower() <= max as u64
+    request.method() == Method::POST && is_json_at_once(request.headers()) && request.body().size_hint().lower() <= max as u64
+}
+
+/// Whether the content type is JSON and the body comes without being asked for; found in one walk, because each look-up by name
+/// would hash it.
+fn is_json_at_once(headers: &HeaderMap) -> bool {
+    let mut content_type = None;
+    for (name, value) in headers {
+        if *name == header::CONTENT_TYPE {
+            content_type = content_type.or(Some(value));
+        } else if *name == header::EXPECT {
+            return false;
+        }
+    }
+    is_json(content_type)
 }
 
 struct Reading<S, B: Body> {
@@ -165,18 +180,23 @@ where
                 StateProj::Calling { future } => return future.poll(cx),
                 StateProj::Reading { reading } => {
                     let Some(held) = reading else { return Poll::Pending };
-                    let whole = ready!(held.request.body_mut().poll_hold(cx, held.max));
+                    ready!(look(&mut held.request, cx, held.max));
                     let Some(done) = reading.take() else { return Poll::Pending };
-                    let Reading { mut service, mut request, .. } = *done;
-                    if whole {
-                        note(&mut request);
-                    }
+                    let Reading { mut service, request, .. } = *done;
                     let future = service.call(request);
                     self.as_mut().project().state.set(State::Calling { future });
                 }
             }
         }
     }
+}
+
+/// Holds the body, as far as it may be held, and notes what it says if that is all of it.
+fn look<B: Body<Data = Bytes> + Unpin>(request: &mut Request<PeekedBody<B>>, cx: &mut Context<'_>, max: usize) -> Poll<()> {
+    if ready!(request.body_mut().poll_hold(cx, max)) {
+        note(request);
+    }
+    Poll::Ready(())
 }
 
 fn note<B: Body<Data = Bytes> + Unpin>(request: &mut Request<PeekedBody<B>>) {
@@ -194,6 +214,7 @@ fn note<B: Body<Data = Bytes> + Unpin>(request: &mut Request<PeekedBody<B>>) {
 mod tests {
     use std::convert::Infallible;
 
+    use futures_util::StreamExt as _;
     use http::Response;
     use http_body::Frame;
     use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -240,6 +261,12 @@ mod tests {
         let split: Vec<String> = CALL.split_inclusive(',').map(str::to_owned).collect();
         let (method, body) = run(post("application/json", chunks(split))).await;
         assert_eq!((method.as_deref(), body.as_str()), (Some("initialize"), CALL));
+        let slow = futures_util::stream::iter(CALL.split_inclusive(',')).then(|part| async move {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(Frame::data(Bytes::from(part)))
+        });
+        let (method, body) = run(post("application/json", StreamBody::new(Box::pin(slow)))).await;
+        assert_eq!((method.as_deref(), body.as_str()), (Some("initialize"), CALL));
         let long: Vec<String> = vec!["x".repeat(60); 5];
         let (method, body) = run(post("application/json", chunks(long))).await;
         assert_eq!((method, body.len()), (None, 300));
@@ -250,8 +277,7 @@ mod tests {
     #[tokio::test]
     async fn trailers_and_failures_are_replayed() {
         let frames = |frames: Vec<Result<Frame<Bytes>, &'static str>>| StreamBody::new(futures_util::stream::iter(frames));
-        let trailers =
-            || http::HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("1"))]);
+        let trailers = || HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("1"))]);
         let seen = |body| async move {
             let inner = tower::service_fn(|request: Request<PeekedBody<_>>| async move {
                 let method = RequestContext::of(request.extensions()).and_then(|c| c.mcp()?.method.clone());
