@@ -31,7 +31,7 @@ fn decide(networks: &ClientNetworks, extensions: &Extensions) -> Result<(), Reje
 
 impl Check for ClientAllowLayer {
     fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
-        decide(&self.networks.now(), request.extensions()).map_err(Refusal::from)
+        decide(&self.networks, request.extensions()).map_err(Refusal::from)
     }
 }
 
