@@ -50,7 +50,7 @@
 //! # Cost
 //! With the store in memory the layer is synchronous: no clone of the inner service, and nothing boxed. An allowed request that
 //! is told the same as the last one on its thread, as those are whose clients have nearly all left, needs no allocation; another
-//! one needs three or four, for the words. A remote store costs its round trip, within its budget.
+//! one needs three to five, for the words. A remote store costs its round trip, within its budget.
 
 mod body;
 mod fields;
