@@ -14,7 +14,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn wall(&self) -> SystemTime;
 }
 
-/// The machine's clocks.
+/// The machine's clocks. Within one poll of a connection that `serve` drives, monotonic time is read once and stands
+/// still: code that blocks inside a poll does not see it move.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

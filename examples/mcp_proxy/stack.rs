@@ -66,7 +66,6 @@ pub fn stack(
             RequestLineLayer::origin(),
             client,
             ClientAllowLayer::new(kept.networks.clone()),
-            ClientCertLayer::new(parts::cert_rules(config)?),
         )))
         .layer(parts::browser(config, kept.listen)?)
         .layer(JsonRpcErrorLayer::new())
@@ -77,7 +76,11 @@ pub fn stack(
         Some(ClientAuth::OrToken) => kept.token.clone().or_client_certificate(),
         Some(ClientAuth::AndToken) => kept.token.clone().and_client_certificate(),
     };
-    let known = edge.clone().layer(kept.in_flight.clone()).layer(token.tickets(kept.tickets.clone()));
+    let known = edge
+        .clone()
+        .layer(kept.in_flight.clone())
+        .layer(ClientCertLayer::new(parts::cert_rules(config)?))
+        .layer(token.tickets(kept.tickets.clone()));
     let guarded = ServiceBuilder::new()
         .layer(TokenScopeLayer::new())
         .layer(kept.sessions.clone())

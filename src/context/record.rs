@@ -54,7 +54,7 @@ pub struct Record {
     pub started: Option<SystemTime>,
     /// The same moment by [`Clock::monotonic`](crate::clock::Clock::monotonic).
     pub arrived: Duration,
-    /// From arrival to the end of the body or tunnel.
+    /// From arrival to the end of the body or tunnel. Zero for what was answered in the poll in which it came.
     pub duration: Option<Duration>,
     /// From arrival to the response head.
     pub head_after: Option<Duration>,

@@ -6,10 +6,11 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::ResponseFuture;
-use crate::{body::ResponseBody, clock::moment::tokio_now};
+use crate::body::ResponseBody;
 
 /// The service of [`DenialFloorLayer`](super::DenialFloorLayer).
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +39,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // tokio's clock, because it is tokio's timer that waits: both stand still together in tests.
-        let arrived = tokio_now();
+        // tokio's clock, because it is tokio's timer that waits: both stand still together in tests. Read anew, so that what was done
+        // before in the same poll does not move the grid.
+        let arrived = Instant::now();
         ResponseFuture::new(self.inner.call(request), arrived, self.step)
     }
 }

@@ -129,6 +129,9 @@ impl Inner {
         match answer {
             Ok(response) => {
                 let (parts, incoming) = response.into_parts();
+                if parts.headers.len() > self.head.max_count {
+                    return Err(fail(Error::new(Kind::HeadTooLarge)));
+                }
                 *request.headers_mut() = parts.headers;
                 let body = UpstreamBody::http2(incoming, self.idle);
                 Ok(Answer { status: parts.status, version: parts.version, body, at: Instant::now() })

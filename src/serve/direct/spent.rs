@@ -23,11 +23,13 @@ pub(super) fn take() -> Spent {
 
 /// Takes over what a reply was made of, and drops what is in it.
 pub(super) fn put(mut headers: HeaderMap, mut extensions: Extensions) {
-    headers.clear();
+    // The length too: the capacity does not count what repeated names bring with them.
+    let large = headers.capacity() > FIELDS || headers.len() > FIELDS;
     extensions.clear();
-    if headers.capacity() > FIELDS {
+    if large {
         return;
     }
+    headers.clear();
     SPENT.with_borrow_mut(|spent| {
         if spent.len() < KEPT {
             spent.push((headers, extensions));
@@ -58,6 +60,12 @@ mod tests {
         let large = HeaderMap::with_capacity(FIELDS * 2);
         put(large, Extensions::new());
         assert!(take().0.capacity() <= FIELDS);
+        let mut repeated = HeaderMap::new();
+        for _ in 0..=FIELDS {
+            repeated.append("x", HeaderValue::from_static(""));
+        }
+        put(repeated, Extensions::new());
+        assert_eq!(SPENT.with_borrow(Vec::len), 0);
         for _ in 0..KEPT * 2 {
             put(HeaderMap::with_capacity(1), Extensions::new());
         }
