@@ -5,9 +5,9 @@
 //!
 //! ```text
 //!  client ──▶ AuditLayer             one record a request or tunnel, whatever becomes of it
+//!             DenialFloorLayer       refused targets leave on a time grid
 //!             RequestHeadLayer       sizes, Host                          431 414 400 417
 //!             RequestLineLayer       TRACE, CONNECT, absolute form        405 501 400
-//!             DenialFloorLayer       refused targets leave on a time grid
 //!             ClientAddrLayer        who is it, through trusted hops
 //!             ClientAllowLayer       may this network come at all         403
 //!             BrowserLayer           Host, Origin, preflight              400 421 403
