@@ -42,11 +42,16 @@ pub(crate) mod moment {
 
     use std::{cell::Cell, time::Duration};
 
+    #[cfg(feature = "proxy")]
     use tokio::time::Instant;
 
     thread_local! {
         static IN_POLL: Cell<bool> = const { Cell::new(false) };
         pub(super) static MONOTONIC: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
+
+    #[cfg(feature = "proxy")]
+    thread_local! {
         static TOKIO: Cell<Option<Instant>> = const { Cell::new(None) };
     }
 
@@ -86,6 +91,7 @@ pub(crate) mod moment {
     }
 
     /// The time as tokio's timers see it.
+    #[cfg(feature = "proxy")]
     pub(crate) fn tokio_now() -> Instant {
         of_this_poll(&TOKIO, Instant::now)
     }
