@@ -64,7 +64,8 @@ use crate::{body::ResponseBody, rejection::Rejection, reply::ResponseFuture};
 ///
 /// Of this crate's layers these are checks: [`RequestHeadLayer`](crate::request_head::RequestHeadLayer),
 /// [`RequestLineLayer`](crate::request_line::RequestLineLayer), [`ClientAddrLayer`](crate::client_addr::ClientAddrLayer),
-/// [`ClientAllowLayer`](crate::client_allow::ClientAllowLayer) and `ClientCertLayer`. Tuples of checks are checks.
+/// [`ClientAllowLayer`](crate::client_allow::ClientAllowLayer), `ClientCertLayer` and
+/// [`SsrfGuardLayer`](crate::ssrf_guard::SsrfGuardLayer). Tuples of checks are checks.
 pub trait Check {
     /// Looks at the request; it may note something in it.
     ///
@@ -169,7 +170,7 @@ impl<S, C: Clone> Layer<S> for CheckLayer<C> {
     type Service = Checked<S, C>;
 
     fn layer(&self, inner: S) -> Checked<S, C> {
-        Checked { inner, checks: self.0.clone() }
+        Checked::new(inner, self.0.clone())
     }
 }
 
@@ -179,11 +180,17 @@ impl<C> fmt::Debug for CheckLayer<C> {
     }
 }
 
-/// The service of [`CheckLayer`].
+/// The service of [`CheckLayer`], and of each layer that is a check.
 #[derive(Clone, Copy)]
 pub struct Checked<S, C> {
     inner: S,
     checks: C,
+}
+
+impl<S, C> Checked<S, C> {
+    pub(crate) fn new(inner: S, checks: C) -> Self {
+        Self { inner, checks }
+    }
 }
 
 impl<S: fmt::Debug, C> fmt::Debug for Checked<S, C> {

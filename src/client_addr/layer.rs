@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use super::ClientAddrService;
 use crate::{
     ConfigError,
+    check::Checked,
     context::RequestContext,
     forwarded::{ForwardedField, Networks},
 };
@@ -59,7 +60,7 @@ impl<S> Layer<S> for ClientAddrLayer {
     type Service = ClientAddrService<S>;
 
     fn layer(&self, inner: S) -> ClientAddrService<S> {
-        ClientAddrService { inner, config: self.clone() }
+        Checked::new(inner, self.clone())
     }
 }
 

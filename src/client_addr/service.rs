@@ -1,25 +1,17 @@
 //! The service.
 
-use std::task::{Context, Poll};
+use http::Request;
 
-use http::{Request, Response};
-use tower_service::Service;
-
-use super::{ClientAddrLayer, ResponseFuture};
+use super::ClientAddrLayer;
 use crate::{
-    body::ResponseBody,
-    check::{Check, Refusal},
+    check::{Check, Checked, Refusal},
     context::{ClientAddr, RequestContext},
     forwarded,
     rejection::{Rejection, RejectionKind},
 };
 
 /// The service that [`ClientAddrLayer`] makes.
-#[derive(Clone, Debug)]
-pub struct ClientAddrService<S> {
-    pub(super) inner: S,
-    pub(super) config: ClientAddrLayer,
-}
+pub type ClientAddrService<S> = Checked<S, ClientAddrLayer>;
 
 impl ClientAddrLayer {
     fn decide<B>(&self, request: &Request<B>) -> Result<ClientAddr, Rejection> {
@@ -44,35 +36,16 @@ impl Check for ClientAddrLayer {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for ClientAddrService<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-{
-    type Response = Response<ResponseBody<R>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.config.check(&mut request) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(refusal) => ResponseFuture::ready(refusal.into_response()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
+    use http::Response;
     use tower::ServiceExt as _;
     use tower_layer::Layer as _;
 
     use super::*;
-    use crate::reply::probe::Probe;
+    use crate::{body::ResponseBody, reply::probe::Probe};
 
     #[derive(Clone)]
     struct Peer(SocketAddr);

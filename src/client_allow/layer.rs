@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tower_layer::Layer;
 
 use super::ClientAllow;
-use crate::{ConfigError, forwarded::Networks};
+use crate::{ConfigError, check::Checked, forwarded::Networks};
 
 /// The networks that may talk to this server. Clones are the same list.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +71,6 @@ impl<S> Layer<S> for ClientAllowLayer {
     type Service = ClientAllow<S>;
 
     fn layer(&self, inner: S) -> ClientAllow<S> {
-        ClientAllow { inner, networks: self.networks.clone() }
+        Checked::new(inner, self.clone())
     }
 }

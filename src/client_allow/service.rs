@@ -1,24 +1,16 @@
 //! The service.
 
-use std::task::{Context, Poll};
+use http::{Extensions, Request};
 
-use http::{Extensions, Request, Response};
-use tower_service::Service;
-
-use super::{ClientAllowLayer, ClientNetworks, ResponseFuture};
+use super::{ClientAllowLayer, ClientNetworks};
 use crate::{
-    body::ResponseBody,
-    check::{Check, Refusal},
+    check::{Check, Checked, Refusal},
     context::RequestContext,
     rejection::{Rejection, RejectionKind},
 };
 
 /// The service that [`ClientAllowLayer`](super::ClientAllowLayer) makes.
-#[derive(Clone, Debug)]
-pub struct ClientAllow<S> {
-    pub(super) inner: S,
-    pub(super) networks: ClientNetworks,
-}
+pub type ClientAllow<S> = Checked<S, ClientAllowLayer>;
 
 fn decide(networks: &ClientNetworks, extensions: &Extensions) -> Result<(), Rejection> {
     let Some(networks) = networks.now().filter(|networks| !networks.is_empty()) else { return Ok(()) };
@@ -32,26 +24,6 @@ fn decide(networks: &ClientNetworks, extensions: &Extensions) -> Result<(), Reje
 impl Check for ClientAllowLayer {
     fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
         decide(&self.networks, request.extensions()).map_err(Refusal::from)
-    }
-}
-
-impl<S, B, R> Service<Request<B>> for ClientAllow<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-{
-    type Response = Response<ResponseBody<R>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match decide(&self.networks, request.extensions()) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::refused(rejection),
-        }
     }
 }
 

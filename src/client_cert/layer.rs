@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::{CertRule, ClientCert};
+use crate::check::Checked;
 
 /// Names the principal of a client certificate. See the [module](super).
 #[derive(Clone, Debug)]
@@ -24,6 +25,6 @@ impl<S> Layer<S> for ClientCertLayer {
     type Service = ClientCert<S>;
 
     fn layer(&self, inner: S) -> ClientCert<S> {
-        ClientCert { inner, rules: Arc::clone(&self.rules) }
+        Checked::new(inner, self.clone())
     }
 }

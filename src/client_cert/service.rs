@@ -1,27 +1,16 @@
 //! The service.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use http::Request;
 
-use http::{Request, Response};
-use tower_service::Service;
-
-use super::{CertRule, ClientCertLayer, ResponseFuture, rule};
+use super::{CertRule, ClientCertLayer, rule};
 use crate::{
-    body::ResponseBody,
-    check::{Check, Refusal},
+    check::{Check, Checked, Refusal},
     context::RequestContext,
     rejection::{Rejection, RejectionKind},
 };
 
 /// The service that [`ClientCertLayer`](super::ClientCertLayer) makes.
-#[derive(Clone, Debug)]
-pub struct ClientCert<S> {
-    pub(super) inner: S,
-    pub(super) rules: Arc<[CertRule]>,
-}
+pub type ClientCert<S> = Checked<S, ClientCertLayer>;
 
 fn name(rules: &[CertRule], context: &mut RequestContext) -> Result<(), Rejection> {
     let connection = context.connection();
@@ -39,26 +28,6 @@ fn name(rules: &[CertRule], context: &mut RequestContext) -> Result<(), Rejectio
 impl Check for ClientCertLayer {
     fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
         name(&self.rules, RequestContext::of_mut(request.extensions_mut())).map_err(Refusal::from)
-    }
-}
-
-impl<S, B, R> Service<Request<B>> for ClientCert<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-{
-    type Response = Response<ResponseBody<R>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match name(&self.rules, RequestContext::of_mut(request.extensions_mut())) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::refused(rejection),
-        }
     }
 }
 

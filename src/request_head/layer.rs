@@ -1,15 +1,10 @@
-use std::task::{Context, Poll};
-
-use http::{Request, Response};
+use http::Request;
 use tower_layer::Layer;
-use tower_service::Service;
 
 use super::check::{Head, Limits, check};
 use crate::{
-    body::ResponseBody,
-    check::{Check, Refusal},
+    check::{Check, Checked, Refusal},
     context::RequestContext,
-    reply::ResponseFuture,
 };
 
 /// Refuses request heads that are too large or malformed. See the [module](super).
@@ -64,16 +59,12 @@ impl<S> Layer<S> for RequestHeadLayer {
     type Service = RequestHead<S>;
 
     fn layer(&self, inner: S) -> RequestHead<S> {
-        RequestHead { inner, layer: *self }
+        Checked::new(inner, *self)
     }
 }
 
 /// The service that [`RequestHeadLayer`] makes.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestHead<S> {
-    inner: S,
-    layer: RequestHeadLayer,
-}
+pub type RequestHead<S> = Checked<S, RequestHeadLayer>;
 
 impl Check for RequestHeadLayer {
     fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
@@ -83,29 +74,10 @@ impl Check for RequestHeadLayer {
     }
 }
 
-impl<S, B, C> Service<Request<B>> for RequestHead<S>
-where
-    S: Service<Request<B>, Response = Response<C>>,
-{
-    type Response = Response<ResponseBody<C>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, C>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.layer.check(&mut request) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(refusal) => ResponseFuture::ready(refusal.into_response()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tower::ServiceExt;
+    use tower_service::Service as _;
 
     use super::*;
     use crate::{rejection::Rejection, reply::probe::Probe};

@@ -28,18 +28,13 @@
 //! # Cost
 //! A look at method and target, no allocation.
 
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use tower_layer::Layer;
-use tower_service::Service;
 
 use crate::{
-    body::ResponseBody,
-    check::{Check, Refusal},
+    check::{Check, Checked, Refusal},
     rejection::{Rejection, RejectionKind},
-    reply::ResponseFuture,
 };
 
 /// Refuses request lines that this server has no use for.
@@ -66,16 +61,12 @@ impl<S> Layer<S> for RequestLineLayer {
     type Service = RequestLine<S>;
 
     fn layer(&self, inner: S) -> RequestLine<S> {
-        RequestLine { inner, layer: *self }
+        Checked::new(inner, *self)
     }
 }
 
 /// The service of [`RequestLineLayer`].
-#[derive(Clone, Debug)]
-pub struct RequestLine<S> {
-    inner: S,
-    layer: RequestLineLayer,
-}
+pub type RequestLine<S> = Checked<S, RequestLineLayer>;
 
 enum Verdict {
     Pass,
@@ -147,30 +138,9 @@ impl Check for RequestLineLayer {
                 Err(response.into())
             }
             Err(rejection) if rejection.kind() == RejectionKind::MethodNotAllowed => {
-                let refusal = Refusal::from(rejection);
-                Err(refusal.with_field(header::ALLOW, METHODS))
+                Err(Refusal::from(rejection).with_field(header::ALLOW, METHODS))
             }
             Err(rejection) => Err(rejection.into()),
-        }
-    }
-}
-
-impl<S, B, ResBody> Service<Request<B>> for RequestLine<S>
-where
-    S: Service<Request<B>, Response = Response<ResBody>>,
-{
-    type Response = Response<ResponseBody<ResBody>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.layer.check(&mut request) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(refusal) => ResponseFuture::ready(refusal.into_response()),
         }
     }
 }

@@ -1,12 +1,12 @@
 use tower_layer::Layer;
 
 use super::SsrfGuard;
-use crate::egress::PolicyHandle;
+use crate::{check::Checked, egress::PolicyHandle};
 
 /// Gives permits, or refuses. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct SsrfGuardLayer {
-    policy: PolicyHandle,
+    pub(super) policy: PolicyHandle,
 }
 
 impl SsrfGuardLayer {
@@ -21,6 +21,6 @@ impl<S> Layer<S> for SsrfGuardLayer {
     type Service = SsrfGuard<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SsrfGuard::new(inner, self.policy.clone())
+        Checked::new(inner, self.clone())
     }
 }

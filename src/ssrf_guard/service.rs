@@ -1,28 +1,15 @@
-use std::task::{Context, Poll};
+use http::Request;
 
-use http::{Request, Response};
-use tower_service::Service;
-
-use super::ResponseFuture;
+use super::SsrfGuardLayer;
 use crate::{
-    body::ResponseBody,
+    check::{Check, Checked, Refusal},
     context::RequestContext,
     egress::{Denial, PolicyHandle},
     rejection::{Rejection, RejectionKind},
 };
 
 /// The service of [`SsrfGuardLayer`](super::SsrfGuardLayer).
-#[derive(Clone, Debug)]
-pub struct SsrfGuard<S> {
-    inner: S,
-    policy: PolicyHandle,
-}
-
-impl<S> SsrfGuard<S> {
-    pub(super) fn new(inner: S, policy: PolicyHandle) -> Self {
-        Self { inner, policy }
-    }
-}
+pub type SsrfGuard<S> = Checked<S, SsrfGuardLayer>;
 
 /// The decision: puts the permit into the context, or says why not.
 fn decide(policy: &PolicyHandle, context: &mut RequestContext) -> Result<(), Rejection> {
@@ -36,22 +23,8 @@ fn decide(policy: &PolicyHandle, context: &mut RequestContext) -> Result<(), Rej
     Ok(())
 }
 
-impl<S, B, ResBody> Service<Request<B>> for SsrfGuard<S>
-where
-    S: Service<Request<B>, Response = Response<ResBody>>,
-{
-    type Response = Response<ResponseBody<ResBody>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match decide(&self.policy, RequestContext::of_mut(request.extensions_mut())) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::refused(rejection),
-        }
+impl Check for SsrfGuardLayer {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        decide(&self.policy, RequestContext::of_mut(request.extensions_mut())).map_err(Refusal::from)
     }
 }
