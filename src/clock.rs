@@ -24,7 +24,10 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
-        moment::of_this_poll(&moment::MONOTONIC, || ORIGIN.elapsed())
+        let read = || ORIGIN.elapsed();
+        #[cfg(feature = "proxy")]
+        let read = || moment::of_this_poll(&moment::MONOTONIC, read);
+        read()
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
@@ -33,6 +36,7 @@ impl Clock for SystemClock {
     }
 }
 
+#[cfg(feature = "proxy")]
 pub(crate) mod moment {
     //! One look at the clock for each time that a connection's task runs.
     //!
@@ -42,24 +46,17 @@ pub(crate) mod moment {
 
     use std::{cell::Cell, time::Duration};
 
-    #[cfg(feature = "proxy")]
     use tokio::time::Instant;
 
     thread_local! {
         static IN_POLL: Cell<bool> = const { Cell::new(false) };
         pub(super) static MONOTONIC: Cell<Option<Duration>> = const { Cell::new(None) };
-    }
-
-    #[cfg(feature = "proxy")]
-    thread_local! {
         static TOKIO: Cell<Option<Instant>> = const { Cell::new(None) };
     }
 
     /// Ends the moment, also when what is polled panics.
-    #[cfg(feature = "proxy")]
     struct End;
 
-    #[cfg(feature = "proxy")]
     impl Drop for End {
         fn drop(&mut self) {
             IN_POLL.set(false);
@@ -67,7 +64,6 @@ pub(crate) mod moment {
     }
 
     /// Runs one poll. A poll inside of another shares its moment.
-    #[cfg(feature = "proxy")]
     pub(crate) fn poll<R>(run: impl FnOnce() -> R) -> R {
         if IN_POLL.replace(true) {
             return run();
@@ -91,12 +87,11 @@ pub(crate) mod moment {
     }
 
     /// The time as tokio's timers see it.
-    #[cfg(feature = "proxy")]
     pub(crate) fn tokio_now() -> Instant {
         of_this_poll(&TOKIO, Instant::now)
     }
 
-    #[cfg(all(test, feature = "proxy"))]
+    #[cfg(test)]
     mod tests {
         use super::*;
         use crate::clock::{Clock as _, SystemClock};
