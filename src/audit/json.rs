@@ -10,11 +10,9 @@ use std::{
 use crate::{
     context::{ClosedBy, McpText, Outcome, Record},
     net::Host,
-    wire::{pair, push_decimal},
+    wire::{four_digits, pair, push_block, push_decimal},
 };
 
-/// Four times the digit zero.
-const ZEROS: u32 = u32::from_ne_bytes([b'0'; 4]);
 /// Room for a usual line.
 const LINE: usize = 512;
 
@@ -175,14 +173,6 @@ impl<'a> Line<'a> {
         self.quote();
     }
 
-    /// The first bytes of a block. All of it is copied, which is a move or two, and what is too much is given back.
-    #[inline]
-    fn block<const N: usize>(&mut self, block: [u8; N], len: usize) {
-        let end = self.out.len() + len;
-        self.out.extend_from_slice(&block);
-        self.out.truncate(end);
-    }
-
     #[inline]
     fn quote(&mut self) {
         self.out.push(b'"');
@@ -219,28 +209,7 @@ impl<'a> Line<'a> {
     #[inline]
     fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        self.decimal(value);
-    }
-
-    #[inline]
-    fn decimal(&mut self, value: u64) {
-        match u32::try_from(value) {
-            Ok(n @ 0..=9999) => self.short(n),
-            Ok(n @ 10_000..=99_999_999) => {
-                self.short(n / 10_000);
-                self.out.extend_from_slice(&(four_digits(n % 10_000) | ZEROS).to_le_bytes());
-            }
-            _ => push_decimal(self.out, value),
-        }
-    }
-
-    /// A number below 10,000.
-    #[inline]
-    fn short(&mut self, n: u32) {
-        let digits = four_digits(n);
-        // The first digit is lowest, and the last one stays even if it is zero.
-        let zeros = (digits | 1 << 24).trailing_zeros() / 8;
-        self.block(((digits | ZEROS) >> (8 * zeros)).to_le_bytes(), 4 - zeros as usize);
+        push_decimal(self.out, value);
     }
 
     /// An address and what stands behind it.
@@ -248,11 +217,11 @@ impl<'a> Line<'a> {
     fn octets(&mut self, ip: Ipv4Addr, end: u8) {
         let [a, b, c, d] = ip.octets();
         let (text, len) = two_octets(a, b);
-        self.block(text.to_le_bytes(), len);
+        push_block(self.out, text.to_le_bytes(), len);
         let (text, len) = two_octets(c, d);
         // The last dot gives its place.
         let end = u64::from(b'.' ^ end) << (8 * (len - 1));
-        self.block((text ^ end).to_le_bytes(), len);
+        push_block(self.out, (text ^ end).to_le_bytes(), len);
     }
 
     #[inline]
@@ -272,7 +241,7 @@ impl<'a> Line<'a> {
             SocketAddr::V4(addr) => {
                 self.key(key);
                 self.octets(*addr.ip(), b':');
-                self.decimal(u64::from(addr.port()));
+                push_decimal(self.out, u64::from(addr.port()));
                 self.quote();
             }
             SocketAddr::V6(addr) => self.show(key, addr),
@@ -290,10 +259,10 @@ impl<'a> Line<'a> {
         if let Some(value) = value {
             self.key(key);
             let micros = value.subsec_micros();
-            self.decimal(value.as_secs().saturating_mul(1000).saturating_add(u64::from(micros / 1000)));
+            push_decimal(self.out, value.as_secs().saturating_mul(1000).saturating_add(u64::from(micros / 1000)));
             // The digit of the thousands, which is zero, gives its place to the point.
-            let point = u32::from(b'.' ^ b'0');
-            self.out.extend_from_slice(&(four_digits(micros % 1000) | ZEROS ^ point).to_le_bytes());
+            let [_, tenth, hundredth, thousandth] = four_digits(micros % 1000);
+            self.out.extend_from_slice(&[b'.', tenth, hundredth, thousandth]);
         }
     }
 
@@ -318,15 +287,6 @@ impl<'a> Line<'a> {
         }
         self.out.extend_from_slice(&text);
     }
-}
-
-/// The four digits of a number below 10,000: two pairs side by side, each of which becomes a ten and a one.
-#[inline]
-fn four_digits(n: u32) -> u32 {
-    let pairs = (n / 100) | ((n % 100) << 16);
-    // A multiplication instead of a division, right for all numbers below 100.
-    let tens = (pairs * 103) >> 10 & 0x000f_000f;
-    tens | (pairs - tens * 10) << 8
 }
 
 #[inline]
@@ -461,7 +421,7 @@ fn rfc3339(time: SystemTime) -> [u8; 27] {
         if let Some((high, low)) = part.split_first_chunk_mut() {
             *high = pair(micros / 10_000);
             if let Some(low) = low.first_chunk_mut() {
-                *low = (four_digits(micros % 10_000) | ZEROS).to_le_bytes();
+                *low = four_digits(micros % 10_000);
             }
         }
     }
@@ -534,13 +494,13 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         for value in [0, 9, 10, 99, 100, 255, 999, 1000, 9999, 10_000, 65_535, u64::MAX] {
-            assert_eq!(write(&|out| Line::begin(out).decimal(value)), value.to_string());
+            assert_eq!(write(&|out| push_decimal(out, value)), value.to_string());
         }
         for value in [0, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, u128::MAX, 0x9a] {
             assert_eq!(write(&|out| Line::begin(out).head(None, value)), format!(",\"request_id\":\"{value:032x}\""));
         }
         for value in (0..10_000).chain([99_999, 123_456, 1_000_001, 99_999_999, 100_000_000, 4_294_967_296]) {
-            assert_eq!(write(&|out| Line::begin(out).decimal(value)), value.to_string());
+            assert_eq!(write(&|out| push_decimal(out, value)), value.to_string());
         }
         for ip in [[0, 9, 10, 99], [100, 255, 200, 1], [127, 0, 0, 1], [255, 255, 255, 255]] {
             assert_eq!(write(&|out| Line::begin(out).ip("", IpAddr::from(ip))), format!("{}\"", Ipv4Addr::from(ip)));

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::policy::{Policy, PolicySet};
 use crate::{
     limiter::{Decision, MAX_POLICIES, Quota, Told},
-    wire::decimal,
+    wire::push_decimal,
 };
 
 const NANOS: u64 = 1_000_000_000;
@@ -222,9 +222,9 @@ fn member(text: &mut Vec<u8>, name: &str, remaining: u64, seconds: u64) {
     text.extend_from_slice(if text.is_empty() { b"\"" } else { b", \"" });
     text.extend_from_slice(name.as_bytes());
     text.extend_from_slice(b"\";r=");
-    decimal(remaining, |digits| text.extend_from_slice(digits));
+    push_decimal(text, remaining);
     text.extend_from_slice(b";t=");
-    decimal(seconds, |digits| text.extend_from_slice(digits));
+    push_decimal(text, seconds);
 }
 
 #[cfg(test)]

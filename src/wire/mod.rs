@@ -15,6 +15,6 @@ pub(crate) use line::{chunk_size, content_length, field, last_chunk};
 pub(crate) use list::{field_has_token, has_token, members};
 #[cfg(feature = "proxy")]
 pub(crate) use names::field_name;
-pub(crate) use number::{decimal, pair, push_decimal, read_decimal};
+pub(crate) use number::{four_digits, pair, push_block, push_decimal, read_decimal};
 #[cfg(feature = "proxy")]
 pub(crate) use outbox::{Outbox, TOGETHER};
