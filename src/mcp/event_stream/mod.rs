@@ -136,7 +136,7 @@ impl<S> EventStreamService<S> {
         let links = self.config.links.as_ref()?;
         let context = RequestContext::of(request.extensions())?;
         let target = context.target().filter(|t| t.style() == TargetStyle::Path)?;
-        let endpoint = (request.method() == Method::GET).then(|| Box::new(context.record().cloned()));
+        let endpoint = (request.method() == Method::GET).then(|| Endpoint { record: context.record().cloned() });
         let authority = match request.uri().authority() {
             _ if !links.base.asks_for_host() => None,
             Some(authority) => Some(authority.as_str().as_bytes()),
@@ -175,13 +175,19 @@ where
     }
 }
 
-/// Three words, because every layer outside of this one moves them.
+/// A few words, because every layer outside of this one moves them.
 #[derive(Debug)]
 struct Rewrite {
     outside: Arc<Outside>,
     target: Target,
-    /// On `GET`: an `endpoint` event has to be rewritten, and this is the record that says so if it cannot.
-    endpoint: Option<Box<Option<RecordHandle>>>,
+    /// On `GET`.
+    endpoint: Option<Endpoint>,
+}
+
+/// An `endpoint` event has to be rewritten, and this is the record that says so if it cannot.
+#[derive(Debug)]
+struct Endpoint {
+    record: Option<RecordHandle>,
 }
 
 impl Rewrite {
@@ -235,7 +241,7 @@ where
                     .into_response()));
             };
             rewriter = Some(EndpointRewriter::new(base));
-            record = *endpoint;
+            record = endpoint.record;
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         // A comment inside compressed bytes would break them.
