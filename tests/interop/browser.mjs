@@ -8,7 +8,7 @@ import { pathToFileURL } from 'node:url';
 import { Client as ClientV2, StreamableHTTPClientTransport as HttpV2, UnauthorizedError } from '@modelcontextprotocol/client';
 import { chromium } from 'playwright-core';
 import { WebSocketServer } from 'ws';
-import { assert, atEnd, check, everything, finish, freePort, HERE, listening, node, proxy, sleep, TOKEN, tap } from './lib.mjs';
+import { assert, atEnd, check, everything, finish, freePort, HERE, listening, node, proxy, sleep, TOKEN, tap, until } from './lib.mjs';
 
 if (!process.env.PROXY_BIN) {
   console.log('PROXY_BIN must name the built example mcp_proxy');
@@ -311,6 +311,8 @@ async function authorizationServer() {
     await first.finishAuth('the-code');
     const second = client();
     await second.connect(new HttpV2(new URL(`${base}/mcp`), options));
+    // The client does not wait for the event stream that it asks for: the next request, or its end, can overtake it.
+    await until('the event stream to be asked for', () => log.some((line) => line.startsWith('GET /mcp ')));
     await second.listTools();
     await second.close();
     return log.map((line) => line.replace(/\s+/g, ' '));
