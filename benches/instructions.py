@@ -40,7 +40,7 @@ def targets(count):
     """Listens on that many loopback ports and answers every request there."""
     chosen, ports = selectors.DefaultSelector(), []
     for _ in range(count):
-        listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         listener.setblocking(False)
         chosen.register(listener, selectors.EVENT_READ, None)
         ports.append(listener.getsockname()[1])
@@ -90,6 +90,12 @@ def configuration(args, ports, home, port):
 per_client = "10000000/s"
 per_token = "10000000/s"
 probes = "off"
+[limits]
+connections = {args.connections + 64}
+request_head_timeout = "10m"
+connection_idle_timeout = "10m"
+in_flight = {args.connections + 64}
+per_token = {args.connections + 64}
 [audit]
 path = "{home / 'audit.jsonl'}"
 [egress]
@@ -104,7 +110,7 @@ ports = [{exception}]
 
 
 def load(port, ports, secrets, connections, requests):
-    """Sends the requests, one at a time on each connection in turn."""
+    """Sends the requests: one on each connection, and when all of these are answered the next."""
     open_ = []
     for _ in range(connections):
         s = socket.create_connection(("127.0.0.1", port), timeout=60)

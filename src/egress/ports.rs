@@ -17,7 +17,7 @@ pub(crate) fn is_bad_port(port: u16) -> bool {
     port == 0 || BAD_PORTS.binary_search(&port).is_ok()
 }
 
-/// Ports as inclusive ranges.
+/// Ports as inclusive ranges, sorted, with a port that is not in the set between any two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortSet(Vec<(u16, u16)>);
 
@@ -31,15 +31,24 @@ impl Default for PortSet {
 
 impl PortSet {
     pub(super) fn parse<S: AsRef<str>>(entries: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
-        let ranges = entries.into_iter().map(|e| range(e.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let mut ranges = entries.into_iter().map(|e| range(e.as_ref())).collect::<Result<Vec<_>, _>>()?;
         if ranges.is_empty() {
             return Err(ConfigError::new("ports", "lists no port; leave it out for the default"));
         }
-        Ok(Self(ranges))
+        ranges.sort_unstable();
+        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+                _ => merged.push((first, last)),
+            }
+        }
+        Ok(Self(merged))
     }
 
     pub(super) fn contains(&self, port: u16) -> bool {
-        self.0.iter().any(|&(first, last)| first <= port && port <= last)
+        let behind = self.0.partition_point(|(first, _)| *first <= port);
+        behind.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|(_, last)| port <= *last)
     }
 }
 
@@ -84,6 +93,12 @@ mod tests {
             assert_eq!(PortSet::parse([bad]).unwrap_err().entry(), bad);
         }
         assert!(PortSet::parse::<&str>([]).is_err());
+        let set = PortSet::parse(["8080", "90-100", "443", "95-120", "121", "442", "65535", "1-80", "70"]).unwrap();
+        assert_eq!(set.to_string(), "1-80, 90-121, 442-443, 8080, 65535");
+        for (port, open) in [(1, true), (80, true), (81, false), (89, false), (90, true), (121, true), (122, false), (443, true)] {
+            assert_eq!(set.contains(port), open, "{port}");
+        }
+        assert!(!set.contains(0) && set.contains(65535) && !set.contains(65534));
         assert!(BAD_PORTS.is_sorted());
         assert_eq!(PortSet::default().to_string(), "80, 443, 1024-65535");
     }
