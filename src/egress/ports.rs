@@ -95,7 +95,8 @@ mod tests {
         assert!(PortSet::parse::<&str>([]).is_err());
         let set = PortSet::parse(["8080", "90-100", "443", "95-120", "121", "442", "65535", "1-80", "70"]).unwrap();
         assert_eq!(set.to_string(), "1-80, 90-121, 442-443, 8080, 65535");
-        for (port, open) in [(1, true), (80, true), (81, false), (89, false), (90, true), (121, true), (122, false), (443, true)] {
+        for (port, open) in [(1, true), (80, true), (81, false), (89, false), (90, true), (121, true), (122, false), (443, true)]
+        {
             assert_eq!(set.contains(port), open, "{port}");
         }
         assert!(!set.contains(0) && set.contains(65535) && !set.contains(65534));
