@@ -49,6 +49,27 @@ impl<B> ResponseBody<B> {
     }
 }
 
+/// What a layer answers itself is rare, and its code is kept away from that of the others: every layer has this choice.
+mod own {
+    use bytes::Bytes;
+    use http_body::SizeHint;
+
+    #[cold]
+    pub(super) fn take(data: &mut Option<Bytes>) -> Option<Bytes> {
+        data.take()
+    }
+
+    #[cold]
+    pub(super) fn is_end(data: Option<&Bytes>) -> bool {
+        data.is_none()
+    }
+
+    #[cold]
+    pub(super) fn size_hint(data: Option<&Bytes>) -> SizeHint {
+        SizeHint::with_exact(data.map_or(0, |d| d.len() as u64))
+    }
+}
+
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
@@ -56,21 +77,21 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProj::Inner { body } => body.poll_frame(cx),
-            KindProj::Full { data } => Poll::Ready(data.take().map(|d| Ok(Frame::data(d)))),
+            KindProj::Full { data } => Poll::Ready(own::take(data).map(|d| Ok(Frame::data(d)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
-            Kind::Full { data } => data.is_none(),
+            Kind::Full { data } => own::is_end(data.as_ref()),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
-            Kind::Full { data } => SizeHint::with_exact(data.as_ref().map_or(0, |d| d.len() as u64)),
+            Kind::Full { data } => own::size_hint(data.as_ref()),
         }
     }
 }

@@ -229,6 +229,7 @@ pub const DEFAULT_PSEUDONYM: &str = "portcullis";
 impl Rejection {
     /// A rejection of a kind, with the kind's own reason.
     #[must_use]
+    #[cold]
     pub fn new(kind: RejectionKind) -> Self {
         Self(Box::new(Inner {
             kind,

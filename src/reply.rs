@@ -47,6 +47,11 @@ impl<F, B> ResponseFuture<F, B> {
     }
 }
 
+#[cold]
+fn refused<B, E>(response: &mut Option<Box<Response<B>>>) -> Poll<Result<Response<B>, E>> {
+    response.take().map_or(Poll::Pending, |r| Poll::Ready(Ok(*r)))
+}
+
 impl<F, B, E> Future for ResponseFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
@@ -57,7 +62,7 @@ where
         match self.project().kind.project() {
             KindProj::Inner { future } => future.poll(cx).map_ok(|response| response.map(ResponseBody::inner)),
             // Polled after completion: the caller's mistake, answered by silence rather than a panic.
-            KindProj::Refused { response } => response.take().map_or(Poll::Pending, |r| Poll::Ready(Ok(*r))),
+            KindProj::Refused { response } => refused(response),
         }
     }
 }

@@ -100,6 +100,11 @@ impl<F> ResponseFuture<F> {
     }
 }
 
+#[cold]
+fn refused<B, E>(rejection: &mut Option<Rejection>) -> Poll<Result<Response<ResponseBody<B>>, E>> {
+    rejection.take().map_or(Poll::Pending, |rejection| Poll::Ready(Ok(rejection.into_response())))
+}
+
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
@@ -108,10 +113,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Refused { rejection } => match rejection.take() {
-                Some(rejection) => Poll::Ready(Ok(rejection.into_response())),
-                None => Poll::Pending,
-            },
+            StateProj::Refused { rejection } => refused(rejection),
             StateProj::Inner { future, hold } => {
                 let polled = future.poll(cx);
                 let hold = if polled.is_ready() { mem::replace(hold, Hold::NONE) } else { Hold::NONE };

@@ -102,6 +102,20 @@ pub struct RequestContext {
     credential_fields: Option<Arc<[HeaderName]>>,
 }
 
+/// As a rule nothing was there.
+#[inline]
+fn set<T>(slot: &mut Option<T>, value: T) {
+    match slot {
+        None => *slot = Some(value),
+        Some(before) => replace(before, value),
+    }
+}
+
+#[cold]
+fn replace<T>(before: &mut T, value: T) {
+    *before = value;
+}
+
 macro_rules! field {
     ($field:ident $set:ident: $ty:ty, $doc:literal) => {
         #[doc = $doc]
@@ -112,7 +126,7 @@ macro_rules! field {
 
         #[doc = concat!("Sets: ", $doc)]
         pub fn $set(&mut self, value: $ty) -> &mut Self {
-            self.$field = Some(value);
+            set(&mut self.$field, value);
             self
         }
     };
@@ -121,6 +135,8 @@ macro_rules! field {
 impl RequestContext {
     /// The context of a request, if any layer has written one.
     #[must_use]
+    // Asked by nearly every layer: one copy of the look-up is in the cache for all of them.
+    #[inline(never)]
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get::<Self>()
     }
@@ -178,7 +194,7 @@ impl RequestContext {
 
     /// Sets what is known of the JSON-RPC request.
     pub fn set_mcp(&mut self, call: impl Into<Arc<McpCall>>) -> &mut Self {
-        self.mcp = Some(call.into());
+        set(&mut self.mcp, call.into());
         self
     }
 }

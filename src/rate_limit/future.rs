@@ -72,13 +72,7 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Refused { response } => {
-                    return match response.take() {
-                        Some(response) => Poll::Ready(Ok(response.map(ResponseBody::full))),
-                        // Polled again after it was ready.
-                        None => Poll::Pending,
-                    };
-                }
+                StateProj::Refused { response } => return refused(response),
                 StateProj::Inner { future, passed } => {
                     // In place: a response is large, and one that is taken out first is moved once more.
                     let mut polled = future.poll(cx);
@@ -89,21 +83,40 @@ where
                     return polled.map_ok(|r| r.map(|body| ResponseBody::inner(AmendBody::new(body, charge))));
                 }
                 StateProj::Asking { check, pending } => {
-                    let answer = ready!(check.as_mut().poll(cx));
-                    let Some(pending) = pending.take() else { return Poll::Pending };
-                    let Pending { mut inner, mut request, shared, set, asked, charge } = *pending;
-                    let next = match answer {
-                        Ok(said) => match settle(&shared, &set, asked, &said, charge, request.extensions_mut()) {
-                            Settled::Passed(passed) => State::Inner { future: inner.call(request), passed },
-                            Settled::Refused(response) => State::Refused { response: Some(Box::new(response)) },
-                        },
-                        Err(_) => State::Refused { response: Some(Box::new(unavailable())) },
-                    };
+                    let next = ready!(answered(check, pending, cx));
                     state.set(next);
                 }
             }
         }
     }
+}
+
+#[cold]
+fn refused<B, E>(response: &mut Option<Box<Response<Bytes>>>) -> Poll<Result<Response<ResponseBody<B>>, E>> {
+    // Nothing: polled again after it was ready.
+    response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response.map(ResponseBody::full))))
+}
+
+/// Goes on with what the store has said.
+#[cold]
+fn answered<F, S, B>(
+    check: &mut CheckFuture,
+    pending: &mut Option<Box<Pending<S, B>>>,
+    cx: &mut Context<'_>,
+) -> Poll<State<F, S, B>>
+where
+    S: Service<Request<B>, Future = F>,
+{
+    let answer = ready!(check.as_mut().poll(cx));
+    let Some(pending) = pending.take() else { return Poll::Pending };
+    let Pending { mut inner, mut request, shared, set, asked, charge } = *pending;
+    Poll::Ready(match answer {
+        Ok(said) => match settle(&shared, &set, asked, &said, charge, request.extensions_mut()) {
+            Settled::Passed(passed) => State::Inner { future: inner.call(request), passed },
+            Settled::Refused(response) => State::Refused { response: Some(Box::new(response)) },
+        },
+        Err(_) => State::Refused { response: Some(Box::new(unavailable())) },
+    })
 }
 
 impl<F, S, B> fmt::Debug for ResponseFuture<F, S, B> {

@@ -37,6 +37,7 @@ pub(crate) enum Kind {
 }
 
 impl Error {
+    #[cold]
     pub(crate) fn new(kind: Kind) -> Self {
         Self(Box::new(Inner { kind, detail: None, connect: None, rejection: None }))
     }
