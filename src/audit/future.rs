@@ -66,10 +66,14 @@ where
         let tunnel = status == StatusCode::SWITCHING_PROTOCOLS || (*me.connect && status.is_success());
         let no_body = *me.head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let ended = !tunnel && (no_body || response.body().is_end_stream());
+        let lasts = tunnel || !ended && response.body().size_hint().exact().is_none();
         let now = handle.now();
         handle.with(|r| {
             r.status = Some(status);
             r.tunnel = tunnel;
+            if lasts {
+                r.let_go_of_the_request();
+            }
             let after = now.saturating_sub(r.arrived);
             r.head_after = Some(after);
             if let Some(rejection) = response.extensions().get::<Rejection>() {

@@ -140,6 +140,21 @@ impl Drop for Shared {
     }
 }
 
+impl Record {
+    /// Copies what lies in the buffer that the request was read into. The record of a tunnel or a stream lives long, and would keep
+    /// all of the buffer with it.
+    pub(crate) fn let_go_of_the_request(&mut self) {
+        let own = |path: &PathAndQuery| PathAndQuery::try_from(path.as_str()).ok();
+        if let Some(path) = self.path.as_ref().and_then(own) {
+            self.path = Some(path);
+        }
+        self.target = self.target.take().map(|target| match own(target.path_and_query()) {
+            Some(path) => target.with_path(path),
+            None => target,
+        });
+    }
+}
+
 impl RecordHandle {
     /// A record that goes nowhere; for tests and for stacks without audit.
     #[must_use]
@@ -192,6 +207,21 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+
+    #[test]
+    fn what_lasts_does_not_keep_the_buffer_of_the_request() {
+        let buffer = bytes::Bytes::from(b"/proxy/http://a.example/b?c".to_vec());
+        let range = buffer.as_ptr_range();
+        let inside = |path: &PathAndQuery| range.contains(&path.as_str().as_ptr());
+        let path = |bytes| PathAndQuery::from_maybe_shared(bytes).unwrap();
+        let target = Target::parse("http://a.example/").unwrap().with_path(path(buffer.slice(23..)));
+        let mut record = Record { path: Some(path(buffer.clone())), target: Some(target), ..Record::default() };
+        assert!(inside(record.path.as_ref().unwrap()) && inside(record.target.as_ref().unwrap().path_and_query()));
+        record.let_go_of_the_request();
+        let (path, target) = (record.path.unwrap(), record.target.unwrap());
+        assert_eq!((path.as_str(), target.to_string().as_str()), ("/proxy/http://a.example/b?c", "http://a.example/b?c"));
+        assert!(!inside(&path) && !inside(target.path_and_query()));
+    }
 
     #[derive(Default)]
     struct Sum(AtomicU64);

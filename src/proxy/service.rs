@@ -33,7 +33,7 @@ use crate::{
     context::{ConnectionInfo, RequestContext},
     egress::{EgressPermit, PolicyHandle},
     mcp_wire::is_event_stream,
-    net::{Target, TargetStyle},
+    net::{Origin, Target, TargetStyle},
     rejection::{DEFAULT_PSEUDONYM, Rejection, RejectionKind},
     signal::{CloseReason, Signal},
     tokens::Principal,
@@ -44,6 +44,8 @@ use crate::{
 pub type ProxyBody = ResponseBody<UpstreamBody>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// In a place of its own: an `async` block holds what is moved into it twice, and tunnels are many.
+type Closing = Pin<Box<dyn Future<Output = u16> + Send>>;
 type Track = Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
 
 /// Forwards requests that carry an [`EgressPermit`]. `Error` is `Infallible`: every failure is a response.
@@ -465,21 +467,21 @@ impl Config {
         target: &Target,
         peer: std::net::SocketAddr,
         at_shutdown: bool,
-    ) -> Option<impl Future<Output = u16> + Send + use<>> {
+    ) -> Option<Closing> {
         let revoked = context.principal().and_then(|p| p.revoked().cloned());
         let shutdown = self.shutdown.clone().filter(|_| at_shutdown);
-        let policy = self.close_on_swap.then(|| (self.upstream.policy().clone(), permit.clone(), target.clone()));
+        let policy = self.close_on_swap.then(|| (self.upstream.policy().clone(), permit.clone(), Arc::clone(target.origin())));
         if revoked.is_none() && shutdown.is_none() && policy.is_none() {
             return None;
         }
-        Some(async move {
+        Some(Box::pin(async move {
             tokio::select! {
                 reason = fired(revoked) => reason,
                 reason = fired(shutdown) => reason,
                 reason = forbidden(policy, peer) => reason,
             }
             .websocket_code()
-        })
+        }))
     }
 }
 
@@ -491,20 +493,20 @@ async fn fired(signal: Option<Signal>) -> CloseReason {
 }
 
 /// Waits for a policy that would not have allowed the connection.
-async fn forbidden(policy: Option<(PolicyHandle, EgressPermit, Target)>, peer: std::net::SocketAddr) -> CloseReason {
-    let Some((handle, permit, target)) = policy else { return std::future::pending().await };
+async fn forbidden(policy: Option<(PolicyHandle, EgressPermit, Arc<Origin>)>, peer: std::net::SocketAddr) -> CloseReason {
+    let Some((handle, permit, origin)) = policy else { return std::future::pending().await };
     let mut generation = permit.policy_generation().clone();
     drop(permit);
     loop {
         generation.superseded().clone().fired().await;
         generation = handle.load();
-        if generation.recheck(target.origin(), peer).is_err() {
+        if generation.recheck(&origin, peer).is_err() {
             return CloseReason::Policy;
         }
     }
 }
 
-async fn until(closing: Option<impl Future<Output = u16>>) -> u16 {
+async fn until(closing: Option<Closing>) -> u16 {
     match closing {
         Some(closing) => closing.await,
         None => std::future::pending().await,
