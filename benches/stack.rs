@@ -172,6 +172,17 @@ fn tokens() -> Arc<StaticTokens> {
     Arc::new(StaticTokens::new(hasher, [record]).unwrap())
 }
 
+fn peers() -> impl Service<Request<Body>, Response = Response<impl Sized>, Error = Infallible> + Clone {
+    #[expect(deprecated, reason = "too simple for use, and so the fastest that could stand here")]
+    let bearer = ValidateRequestHeaderLayer::bearer(TOKEN);
+    ServiceBuilder::new()
+        .layer(TraceLayer::new_for_http())
+        .layer(bearer)
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(30)))
+        .layer(RequestBodyLimitLayer::new(4 << 20))
+        .service(Inner)
+}
+
 fn main() {
     let sink = JsonLinesSink::builder().writer(std::io::sink()).unwrap();
     let quota = Quota::per_second(1_000_000_000).burst(1_000_000_000);
@@ -214,14 +225,7 @@ fn main() {
     // The timer of its timeout wants a runtime.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _entered = runtime.enter();
-    #[expect(deprecated, reason = "too simple for use, and so the fastest that could stand here")]
-    let bearer = ValidateRequestHeaderLayer::bearer(TOKEN);
-    let peers = ServiceBuilder::new()
-        .layer(TraceLayer::new_for_http())
-        .layer(bearer)
-        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(30)))
-        .layer(RequestBodyLimitLayer::new(4 << 20))
-        .service(Inner);
+    let peers = peers();
     let with_bearer = || {
         let mut request = request(TOKEN, URL);
         request.headers_mut().insert("authorization", HeaderValue::from_static(BEARER));
