@@ -170,7 +170,10 @@ pub(super) fn finish<B>(response: &mut Response<B>, flow: &Flow, facts: Facts, s
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (facts.connect && status.is_success()) {
         flow.upgrade();
-    } else if shared.streams.is_none() && (flow.malformed() || facts.large_body && flow.body_unread()) {
+    } else if shared.streams.is_none()
+        // The drain may have begun while the service was at work: whoever is told so is told of the close as well.
+        && (flow.malformed() || facts.large_body && flow.body_unread() || shared.stages.stage() != Stage::Running)
+    {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(deadline) = response.extensions().get::<Deadline>() {
