@@ -115,6 +115,9 @@ pub mod egress;
 pub mod forwarded;
 pub mod limiter;
 mod mcp_wire;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use mcp_wire::fuzz_json_peek;
 pub mod tokens;
 // F2: layers
 pub mod audit;

@@ -20,7 +20,7 @@ pub(crate) enum Peek {
     Batch(Vec<McpCall>),
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Peek {
     /// Every call of the message.
     #[must_use]
@@ -475,15 +475,7 @@ mod tests {
 
         #[test]
         fn no_other_parser_sees_another_method(text in pieces()) {
-            let (Ok(found), Ok(doc)) = (peek(text.as_bytes()), serde_json::from_str::<Value>(&text)) else { return Ok(()) };
-            let docs = doc.as_array().map_or(std::slice::from_ref(&doc), Vec::as_slice);
-            proptest::prop_assert_eq!(found.calls().len(), docs.len());
-            for (call, doc) in found.calls().iter().zip(docs) {
-                proptest::prop_assert_eq!(call.method.as_deref(), doc["method"].as_str());
-                proptest::prop_assert_eq!(call.id.as_ref(), doc.get("id"));
-                let source = call.method.as_deref().and_then(name_source);
-                proptest::prop_assert_eq!(call.name.as_deref(), source.and_then(|s| doc["params"][s].as_str()));
-            }
+            super::super::fuzz::check(text.as_bytes());
         }
 
         #[test]

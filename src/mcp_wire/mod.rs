@@ -14,6 +14,8 @@
 mod endpoint;
 mod envelope;
 mod error_code;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod jsonrpc;
 mod link;
 mod sse;
@@ -31,6 +33,12 @@ pub(crate) use link::{LinkBase, rewrite_location};
 pub(crate) use sse::SseParser;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// For the fuzzer: see `fuzz/fuzz_targets/json_peek.rs`.
+#[cfg(fuzzing)]
+pub fn fuzz_json_peek(body: &[u8]) {
+    fuzz::check(body);
+}
 
 /// `Mcp-Session-Id` (2025-03-26 to 2025-11-25).
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");

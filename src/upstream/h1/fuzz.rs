@@ -66,7 +66,7 @@ fn read_all(bytes: &[u8], sizes: &[u8], to_head: bool) -> (Vec<Seen>, bool) {
         let go_on = head.keep_alive && end;
         seen.push((head.status.as_u16(), headers.len(), body, trailers, end));
         if !go_on {
-            return (seen, buf.is_empty());
+            return (seen, buf.is_empty() && !more(&mut buf));
         }
     }
 }
