@@ -13,11 +13,13 @@ pub(crate) fn check(body: &[u8]) {
     let docs = doc.as_array().map_or(std::slice::from_ref(&doc), Vec::as_slice);
     assert_eq!(found.calls().len(), docs.len(), "another number of messages");
     for (call, doc) in found.calls().iter().zip(docs) {
-        let get = |of: &Value, name: &str| of.get(name).and_then(Value::as_str).map(str::to_owned);
-        assert_eq!(call.method.as_deref(), get(doc, "method").as_deref(), "another method");
+        assert_eq!(call.method.as_deref(), text(doc, "method"), "another method");
         assert_eq!(call.id.as_ref(), doc.get("id"), "another id");
         let source = call.method.as_deref().and_then(name_source);
-        let name = source.zip(doc.get("params")).and_then(|(source, params)| get(params, source));
-        assert_eq!(call.name.as_deref(), name.as_deref(), "another name");
+        assert_eq!(call.name.as_deref(), source.and_then(|s| text(doc.get("params")?, s)), "another name");
     }
+}
+
+fn text<'a>(object: &'a Value, member: &str) -> Option<&'a str> {
+    object.get(member)?.as_str()
 }
