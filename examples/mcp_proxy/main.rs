@@ -51,6 +51,7 @@ use crate::{
     app::{App, Extras},
     cli::{Cli, Command, TokenCommand},
     config::{Config, Invalid, Overrides},
+    sink::Sink,
 };
 
 fn main() -> ExitCode {
@@ -114,6 +115,7 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     let listen = listener.local_addr().map_err(|e| Invalid::at("listen", e))?;
     let figures = metrics::install(&config).await?;
     let (App { server, live, sink, in_flight }, service) = app::build(&config, listen, extras)?;
+    flush_on_panic(sink.clone());
     if let Some(figures) = figures {
         figures.serve(server.clone(), sink.clone(), in_flight);
     }
@@ -144,6 +146,15 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     }
     eprintln!("stopped{}", if drained.is_clean() { "" } else { "; what had not ended in time was cut" });
     Ok(())
+}
+
+/// In a release build a panic ends the process, but not before what is already known has been written.
+fn flush_on_panic(sink: Sink) {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        sink.flush(Duration::from_secs(1));
+    }));
 }
 
 async fn stopped(mut term: Signal, mut interrupt: Signal) {

@@ -272,7 +272,7 @@ pub fn cert_rules(config: &Config) -> Result<Vec<CertRule>, Invalid> {
 
 pub fn limit_store(config: &Config) -> Result<Arc<dyn LimitStore>, Invalid> {
     let rates = &config.file.rate_limit;
-    let Some(url) = &rates.redis else { return Ok(Arc::new(MemoryStore::bounded(100_000))) };
+    let Some(url) = &rates.redis else { return Ok(Arc::new(MemoryStore::bounded(150_000))) };
     let when_away = match rates.on_redis_failure {
         OnRedisFailure::Refuse => WhenAway::Refuse,
         OnRedisFailure::Admit => WhenAway::Admit,

@@ -23,6 +23,11 @@ use locked::{Coarse, Locked, lock};
 pub const DEFAULT_CELLS: usize = 1 << 20;
 
 const SHARDS: usize = 64;
+/// Cells of a shard from which on its memory comes from the system, page by page as it is touched, and is not zeroed by `calloc`:
+/// 128 KiB, glibc's threshold.
+const LAZY: usize = 8 * 1024;
+/// Shards that even a store has whose shards are smaller than that.
+const FEW: usize = 8;
 /// One cell in so many is set aside for coarser keys.
 const COARSE_PART: usize = 16;
 /// Policies that have a last cell of their own.
@@ -52,7 +57,8 @@ impl MemoryStore {
         let cells = cells.max(4 * WAYS);
         let coarse = cells / COARSE_PART;
         let own = cells - coarse;
-        let shards = (own / (8 * WAYS)).next_power_of_two().clamp(1, SHARDS);
+        let most = (own / (8 * WAYS)).next_power_of_two().min(FEW);
+        let shards = (1 << (own / LAZY).max(1).ilog2()).clamp(most, SHARDS);
         let shards = (0..shards).map(|_| Mutex::new(Table::new(own / shards))).collect();
         let coarse = Mutex::new(Coarse { table: Table::new(coarse), overflow: Vec::new(), folded: 0 });
         Self(Arc::new(Inner { shards, coarse, sip: SipKey::random() }))
