@@ -39,11 +39,12 @@ mod swap;
 mod targets;
 mod tokens;
 
-use std::{process::ExitCode, time::Duration};
+use std::{future::pending, process::ExitCode, thread, time::Duration};
 
 use clap::Parser as _;
 use tokio::{
     net::TcpListener,
+    runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
 };
 
@@ -79,9 +80,8 @@ fn run(cli: Cli) -> Result<(), Invalid> {
     let overrides = Overrides::from_env(cli.config, cli.listen)?;
     let config = Config::load(&overrides)?;
     // With one processor, workers would only hand tasks to each other.
-    let one = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
-    let mut runtime =
-        if one { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    let one = thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+    let mut runtime = if one { Builder::new_current_thread() } else { Builder::new_multi_thread() };
     let runtime = runtime.enable_all().build().map_err(|e| Invalid::at("runtime", e))?;
     if cli.check_config {
         let _inside = runtime.enter();
@@ -89,12 +89,22 @@ fn run(cli: Cli) -> Result<(), Invalid> {
         print!("{}", check::explain(&config));
         return Ok(());
     }
-    let result = runtime.block_on(serve(overrides, config, cli.demo));
+    let timers = timers().map_err(|e| Invalid::at("runtime", e))?;
+    portcullis::clock::set_timer_runtime(timers.clone()).map_err(|_| Invalid::at("runtime", "it has timers already"))?;
+    let result = runtime.block_on(serve(overrides, config, timers, cli.demo));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), Invalid> {
+/// A thread for whatever has to happen at some time: the runtime that serves then waits for nothing but sockets, and that costs less.
+fn timers() -> std::io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new().name("timers".into()).spawn(move || runtime.block_on(pending::<()>()))?;
+    Ok(handle)
+}
+
+async fn serve(overrides: Overrides, config: Config, timers: Handle, demo: bool) -> Result<(), Invalid> {
     // Before anybody can know that the server runs: a signal that nobody waits for ends the process as it is.
     let signals = |kind| signal(kind).map_err(|e| Invalid::at("signals", e));
     let (hangup, term, interrupt) =
@@ -117,7 +127,7 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     let (App { server, live, sink, in_flight }, service) = app::build(&config, listen, extras)?;
     flush_on_panic(sink.clone());
     if let Some(figures) = figures {
-        figures.serve(server.clone(), sink.clone(), in_flight);
+        figures.serve(server.clone(), sink.clone(), in_flight, &timers);
     }
 
     let scheme = if config.file.tls.is_some() { "https" } else { "http" };
@@ -137,7 +147,11 @@ async fn serve(overrides: Overrides, config: Config, demo: bool) -> Result<(), I
     drop(made);
 
     let reopen = sink.clone();
-    tokio::spawn(reload::watch(hangup, overrides, config, live, move || {
+    let looks = {
+        let _inside = timers.enter();
+        tokio::time::interval(reload::EVERY)
+    };
+    tokio::spawn(reload::watch(looks, hangup, overrides, config, live, move || {
         reopen.reopen();
     }));
     let drained = server.serve(listener, service, stopped(term, interrupt)).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use portcullis::{audit::DURATION_BUCKETS, concurrency_limit::ConcurrencyLimitHandle, serve::Server};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, runtime::Handle};
 
 use crate::{
     config::{Config, Invalid},
@@ -33,7 +33,7 @@ pub async fn install(config: &Config) -> Result<Option<Figures>, Invalid> {
 
 impl Figures {
     /// Serves them as long as the process lives.
-    pub fn serve(self, server: Server, sink: Sink, in_flight: ConcurrencyLimitHandle) {
+    pub fn serve(self, server: Server, sink: Sink, in_flight: ConcurrencyLimitHandle, timers: &Handle) {
         let (render, upkeep) = (self.handle.clone(), self.handle);
         let text = move || {
             server.stats().publish();
@@ -43,7 +43,7 @@ impl Figures {
         };
         let router = Router::new().route("/metrics", get(text));
         tokio::spawn(async move { axum::serve(self.listener, router).await });
-        tokio::spawn(async move {
+        timers.spawn(async move {
             // Histograms keep their samples until somebody asks, or until this.
             let mut tick = tokio::time::interval(Duration::from_secs(5));
             loop {

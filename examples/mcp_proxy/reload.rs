@@ -6,7 +6,7 @@ use portcullis::{
     clock::{Clock as _, SystemClock},
     stores::{Change, FileError, WatchedFile},
 };
-use tokio::signal::unix::Signal;
+use tokio::{signal::unix::Signal, time::Interval};
 
 use crate::{
     app::Live,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How often the files are looked at. A file that is written in place is read when two looks have found it alike.
-const EVERY: Duration = Duration::from_secs(1);
+pub const EVERY: Duration = Duration::from_secs(1);
 
 /// The files that a configuration was read from.
 struct Files(Vec<WatchedFile<()>>);
@@ -57,9 +57,15 @@ impl Files {
     }
 }
 
-/// Watches for ever. `reopen` is called on SIGHUP, for whoever rotates the audit file.
-pub async fn watch(mut hangup: Signal, overrides: Overrides, started: Config, live: Live, reopen: impl Fn()) {
-    let mut every = tokio::time::interval(EVERY);
+/// Watches for ever, at every one of the `looks`. `reopen` is called on SIGHUP, for whoever rotates the audit file.
+pub async fn watch(
+    mut looks: Interval,
+    mut hangup: Signal,
+    overrides: Overrides,
+    started: Config,
+    live: Live,
+    reopen: impl Fn(),
+) {
     let mut files = Files(Vec::new());
     if let Err(error) = files.follow(&overrides, &started) {
         eprintln!("not watched, only SIGHUP reloads: {error}");
@@ -67,7 +73,7 @@ pub async fn watch(mut hangup: Signal, overrides: Overrides, started: Config, li
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
-            _ = every.tick() => false,
+            _ = looks.tick() => false,
         };
         live.tick(SystemClock.wall());
         if asked {

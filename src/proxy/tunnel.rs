@@ -23,7 +23,10 @@ use super::{
     frames::{FrameReader, Verdict, WebSocketLimits, close_frame},
     ping::{Action, End, News, WebSocketPing},
 };
-use crate::context::{ClosedBy, Outcome, RecordHandle};
+use crate::{
+    clock::timers,
+    context::{ClosedBy, Outcome, RecordHandle},
+};
 
 /// Limits of a tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +54,7 @@ enum Pinged {
 impl Pinger {
     fn new(settings: WebSocketPing, now: Instant) -> Self {
         Self {
-            sleep: Box::pin(tokio::time::sleep(settings.interval)),
+            sleep: Box::pin(timers::seldom(Instant::now() + settings.interval)),
             client: End::new(settings, false, now),
             target: End::new(settings, true, now),
         }
@@ -317,7 +320,7 @@ impl IdleTimer {
     fn new(start: Instant, limits: TunnelLimits) -> Self {
         let end = limits.total.map(|total| start + total);
         let first = end.map_or(start + limits.idle, |end| end.min(start + limits.idle));
-        Self { sleep: Box::pin(tokio::time::sleep_until(first)), last: start, idle: limits.idle, end }
+        Self { sleep: Box::pin(timers::seldom(first)), last: start, idle: limits.idle, end }
     }
 
     fn touch(&mut self) {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 
 use super::{
     flow::{Flow, Phase},
@@ -16,7 +16,7 @@ use super::{
     stats::{Counter, Counters},
     streams::Streams,
 };
-use crate::clock::moment::tokio_now;
+use crate::clock::{moment::tokio_now, timers};
 
 /// How often an upload, or an HTTP/2 connection with open streams, is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ impl Keeper {
     }
 
     fn arm(&mut self, cx: &mut Context<'_>, at: Instant) {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(timers::seldom(at)));
         let fresh = sleep.deadline() == at;
         if sleep.deadline() > at || sleep.is_elapsed() {
             sleep.as_mut().reset(at);

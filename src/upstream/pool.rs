@@ -18,7 +18,7 @@ use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use super::{body::Body, h1::H1};
-use crate::net::Origin;
+use crate::{clock::timers, net::Origin};
 
 const SHARDS: usize = 16;
 
@@ -291,7 +291,7 @@ impl Pool {
         let period = (self.limits.timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(period).await;
+                timers::seldom(Instant::now() + period).await;
                 let Some(pool) = pool.upgrade() else { return };
                 pool.sweep(Instant::now());
                 if pool.is_empty() {

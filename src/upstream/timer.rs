@@ -8,6 +8,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
+use crate::clock::timers;
+
 /// One timer that is only moved when it has to ring earlier, or when it has rung too early.
 #[derive(Debug)]
 pub(super) struct LazyTimer {
@@ -17,7 +19,7 @@ pub(super) struct LazyTimer {
 
 impl LazyTimer {
     pub(super) fn new(deadline: Instant) -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep_until(deadline)), deadline }
+        Self { sleep: Box::pin(timers::seldom(deadline)), deadline }
     }
 
     #[inline]
