@@ -195,4 +195,5 @@ def main():
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

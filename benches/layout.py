@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Writes examples/mcp_proxy/layout.ld: the functions that a request passes, in the order in which it passes them.
+
+usage: layout.py [--bin FILE]
+
+Needs valgrind and binutils. The order is taken from a trace of the release build under the load of instructions.py. What the compiler
+appends to a name to tell its versions apart is left out, so the list outlives small changes and other compilers; a name that is gone
+matches nothing and does no harm. To be run anew when much has changed.
+"""
+
+import argparse
+import bisect
+import collections
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import threading
+import time
+
+import instructions
+
+REQUESTS = 150
+# Enough lines for some thirty requests.
+TAIL = 3_000_000
+# A name with more versions than that is not worth its room.
+VERSIONS = 50
+HASH = re.compile(r"17h[0-9a-f]{16}E.*$")
+
+
+def trace(binary, home):
+    """The addresses of the last instructions of the server's main program, relative to its start."""
+    args = argparse.Namespace(tokens=1, rules=0, connections=4)
+    ports = instructions.targets(1)
+    port = instructions.socket.create_server(("127.0.0.1", 0)).getsockname()[1]
+    path, secrets = instructions.configuration(args, ports, home, port)
+    read, write = os.pipe()
+    # On one processor, as the server is then of one thread.
+    command = ["taskset", "-c", "0", "valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-fd={write}", binary, "--config", str(path)]
+    proxy = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    lines = collections.deque(maxlen=TAIL)
+
+    def collect():
+        with os.fdopen(read, "rb", 1 << 20) as source:
+            lines.extend(line for line in source if line.startswith(b"I "))
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    try:
+        for _ in range(600):
+            try:
+                instructions.socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        maps = pathlib.Path(f"/proc/{proxy.pid}/maps").read_text().splitlines()
+        start = min(int(line.split("-")[0], 16) for line in maps if line.endswith(binary))
+        instructions.load(port, ports, secrets, 1, REQUESTS)
+    finally:
+        proxy.kill()
+        proxy.wait()
+        collector.join()
+    return [int(line[3:].split(b",")[0], 16) - start for line in lines]
+
+
+def symbols(binary):
+    listing = subprocess.run(["nm", "--defined-only", binary], capture_output=True, text=True, check=True).stdout
+    found = (line.split(" ", 2) for line in listing.splitlines())
+    return sorted((int(entry[0], 16), entry[2]) for entry in found if len(entry) == 3 and entry[1] in "tTwW")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", instructions.ROOT / "target"))
+    parser.add_argument("--bin", default=str(target / "release/examples/mcp_proxy"))
+    binary = str(pathlib.Path(parser.parse_args().bin).resolve())
+    table = symbols(binary)
+    starts = [start for start, _ in table]
+    with tempfile.TemporaryDirectory() as home:
+        addresses = trace(binary, pathlib.Path(home))
+    seen, last = collections.Counter(), None
+    for address in addresses:
+        # Libraries lie elsewhere.
+        if 0 <= address < starts[-1] and (index := bisect.bisect_right(starts, address) - 1) != last:
+            seen[index] += 1
+            last = index
+    usual = max(seen.values()) // 100
+    pattern = lambda name: HASH.sub("17h*", name)
+    versions = collections.Counter(pattern(name) for _, name in table)
+    # In the order of their first appearance; names of many versions, most of which no request passes, stand behind the others.
+    order = dict.fromkeys(pattern(table[index][1]) for index, count in seen.items() if count >= max(8, usual))
+    order = sorted((name for name in order if versions[name] < VERSIONS), key=lambda name: versions[name] > 4)
+    lines = "".join(f"    *(.text.{name})\n" for name in order)
+    script = (
+        "/* What a request passes, side by side. Made by benches/layout.py; build.rs hands it to the linker. */\n"
+        f"SECTIONS\n{{\n  .text.hot :\n  {{\n{lines}  }}\n}}\nINSERT BEFORE .text;\n"
+    )
+    (instructions.ROOT / "examples/mcp_proxy/layout.ld").write_text(script)
+    print(f"{len(order)} names")
+
+
+if __name__ == "__main__":
+    main()
