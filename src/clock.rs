@@ -14,8 +14,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn wall(&self) -> SystemTime;
 }
 
-/// The machine's clocks. Within one poll of a connection that `serve` drives, monotonic time is read once and stands
-/// still: code that blocks inside a poll does not see it move.
+/// The machine's clocks. Within one poll of a connection that `serve` drives, time is read once and stands still: code that blocks
+/// inside a poll does not see it move. There a calendar that is set is noticed within a second.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -24,14 +24,19 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
-        let read = || ORIGIN.elapsed();
         #[cfg(feature = "proxy")]
-        let read = || moment::of_this_poll(&moment::MONOTONIC, read);
-        read()
+        if let Some(now) = moment::now() {
+            return now.into_std().saturating_duration_since(*ORIGIN);
+        }
+        ORIGIN.elapsed()
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
     fn wall(&self) -> SystemTime {
+        #[cfg(feature = "proxy")]
+        if let Some(now) = moment::now() {
+            return moment::wall(now, SystemTime::now);
+        }
         SystemTime::now()
     }
 }
@@ -44,14 +49,21 @@ pub(crate) mod moment {
     //! of [`poll`] the first to ask reads the clock, and the others are told the same. The next poll reads it anew, so whatever
     //! waits, even for another task, finds the time moved.
 
-    use std::{cell::Cell, time::Duration};
+    use std::{
+        cell::Cell,
+        time::{Duration, SystemTime},
+    };
 
     use tokio::time::Instant;
 
+    /// How long the distance between the two clocks is believed before the calendar is read again.
+    const BELIEVED: Duration = Duration::from_secs(1);
+
     thread_local! {
         static IN_POLL: Cell<bool> = const { Cell::new(false) };
-        pub(super) static MONOTONIC: Cell<Option<Duration>> = const { Cell::new(None) };
-        static TOKIO: Cell<Option<Instant>> = const { Cell::new(None) };
+        static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+        /// A moment, and what the calendar said then.
+        static CALENDAR: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
     }
 
     /// Ends the moment, also when what is polled panics.
@@ -68,27 +80,39 @@ pub(crate) mod moment {
         if IN_POLL.replace(true) {
             return run();
         }
-        MONOTONIC.set(None);
-        TOKIO.set(None);
+        NOW.set(None);
         let _end = End;
         run()
     }
 
+    /// The time of this poll; `None` outside of one.
     #[inline]
-    pub(super) fn of_this_poll<T: Copy>(slot: &'static std::thread::LocalKey<Cell<Option<T>>>, read: impl FnOnce() -> T) -> T {
-        if !IN_POLL.get() {
-            return read();
-        }
-        slot.get().unwrap_or_else(|| {
-            let now = read();
-            slot.set(Some(now));
-            now
+    pub(super) fn now() -> Option<Instant> {
+        IN_POLL.get().then(|| {
+            NOW.get().unwrap_or_else(|| {
+                let now = Instant::now();
+                NOW.set(Some(now));
+                now
+            })
         })
+    }
+
+    /// The calendar time of a moment: within a second the two clocks keep their distance.
+    #[inline]
+    pub(super) fn wall(now: Instant, read: impl FnOnce() -> SystemTime) -> SystemTime {
+        if let Some((then, wall)) = CALENDAR.get()
+            && let Some(since) = now.checked_duration_since(then).filter(|since| *since < BELIEVED)
+        {
+            return wall + since;
+        }
+        let wall = read();
+        CALENDAR.set(Some((now, wall)));
+        wall
     }
 
     /// The time as tokio's timers see it.
     pub(crate) fn tokio_now() -> Instant {
-        of_this_poll(&TOKIO, Instant::now)
+        now().unwrap_or_else(Instant::now)
     }
 
     #[cfg(test)]
@@ -113,6 +137,23 @@ pub(crate) mod moment {
             assert!(outside >= two.0 + Duration::from_millis(2));
             assert!(std::panic::catch_unwind(|| poll(|| panic!("in a poll"))).is_err());
             assert!(SystemClock.monotonic() > outside, "the moment ended with the panic");
+        }
+
+        #[test]
+        fn the_calendar_is_read_again_after_a_second() {
+            let (start, day) = (Instant::now(), Duration::from_secs(86_400));
+            let at = |ms| start + Duration::from_millis(ms);
+            let set = |days| move || SystemTime::UNIX_EPOCH + day * days;
+            let never = || panic!("read too often");
+            let begun = SystemTime::UNIX_EPOCH + day;
+            assert_eq!(
+                [wall(at(0), set(1)), wall(at(0), never), wall(at(999), never)],
+                [begun, begun, begun + Duration::from_millis(999)]
+            );
+            // Somebody has set it.
+            assert_eq!(wall(at(1000), set(5)), SystemTime::UNIX_EPOCH + day * 5);
+            // A moment before the last look has a look of its own.
+            assert_eq!(wall(at(500), set(2)), SystemTime::UNIX_EPOCH + day * 2);
         }
     }
 }

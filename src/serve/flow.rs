@@ -111,7 +111,8 @@ impl Flow {
     }
 
     pub(super) fn begin(&self, with_body: bool) {
-        self.requests.fetch_add(1, Relaxed);
+        // Only the connection's task counts these.
+        self.requests.store(self.requests().wrapping_add(1), Relaxed);
         self.clear(HEAD_BYTES | BODY_UNREAD | REPLY_STARTED | REPLY_AWAITED | DEADLINE);
         self.set(if with_body { REPLY_OPEN | BODY_OPEN } else { REPLY_OPEN });
     }

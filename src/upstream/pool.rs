@@ -241,7 +241,7 @@ impl Pool {
     }
 
     fn note_generation(&self, generation: u64) {
-        if self.newest.fetch_max(generation, Ordering::Relaxed) < generation {
+        if self.newest.load(Ordering::Relaxed) < generation && self.newest.fetch_max(generation, Ordering::Relaxed) < generation {
             self.sweep(Instant::now());
         }
     }
