@@ -4,8 +4,8 @@
 usage: instructions.py [--bin FILE] [--requests N] [--connections N] [--tokens N] [--targets N] [--rules N] [--keep FILE]
 
 Needs valgrind. Without --bin the release build is used, and made if it is missing. Everything is on: token, both rate limits,
-concurrency, target from the path, guard, scopes, sessions, limits, browser rules, audit to a file. The load is a JSON-RPC call of
-some 300 bytes, answered by 1 KiB of JSON. Two runs of different length are subtracted, so that the start does not count.
+concurrency, target from the path, guard, scopes, sessions, limits, browser rules, audit to a file, metrics. The load is a JSON-RPC call
+of some 300 bytes, answered by 1 KiB of JSON. Two runs of different length are subtracted, so that the start does not count.
 --tokens, --targets and --rules make the tables large, and the requests go through them in turn. --keep leaves the profile
 of the longer run in FILE, for callgrind_annotate.
 """
@@ -98,6 +98,8 @@ in_flight = {args.connections + 64}
 per_token = {args.connections + 64}
 [audit]
 path = "{home / 'audit.jsonl'}"
+[metrics]
+listen = "127.0.0.1:0"
 [egress]
 deny_cidrs = [{denied}]
 deny_hosts = [{names}]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes examples/mcp_proxy/layout.ld: the functions that a request passes, in the order in which it passes them.
+"""Writes examples/mcp_proxy/layout.ld: the functions that a request passes, in the order in which it passes them, and those of the start.
 
 usage: layout.py [--bin FILE]
 
@@ -30,7 +30,7 @@ HASH = re.compile(r"17h[0-9a-f]{16}E.*$")
 
 
 def trace(binary, home):
-    """The addresses of the last instructions of the server's main program, relative to its start."""
+    """Where the instructions lie, relative to the program's start: each once, as they first ran, and the last ones that ran."""
     args = argparse.Namespace(tokens=1, rules=0, connections=4)
     ports = instructions.targets(1)
     port = instructions.socket.create_server(("127.0.0.1", 0)).getsockname()[1]
@@ -40,11 +40,14 @@ def trace(binary, home):
     command = ["taskset", "-c", "0", "valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-fd={write}", binary, "--config", str(path)]
     proxy = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
-    lines = collections.deque(maxlen=TAIL)
+    begun, lines = {}, collections.deque(maxlen=TAIL)
 
     def collect():
         with os.fdopen(read, "rb", 1 << 20) as source:
-            lines.extend(line for line in source if line.startswith(b"I "))
+            for line in source:
+                if line.startswith(b"I "):
+                    begun.setdefault(line[3:].split(b",")[0], None)
+                    lines.append(line)
 
     collector = threading.Thread(target=collect)
     collector.start()
@@ -62,7 +65,8 @@ def trace(binary, home):
         proxy.kill()
         proxy.wait()
         collector.join()
-    return [int(line[3:].split(b",")[0], 16) - start for line in lines]
+    at = lambda text: int(text, 16) - start
+    return [at(text) for text in begun], [at(line[3:].split(b",")[0]) for line in lines]
 
 
 def symbols(binary):
@@ -79,25 +83,36 @@ def main():
     table = symbols(binary)
     starts = [start for start, _ in table]
     with tempfile.TemporaryDirectory() as home:
-        addresses = trace(binary, pathlib.Path(home))
-    seen, last = collections.Counter(), None
-    for address in addresses:
-        # Libraries lie elsewhere.
-        if 0 <= address < starts[-1] and (index := bisect.bisect_right(starts, address) - 1) != last:
-            seen[index] += 1
-            last = index
-    usual = max(seen.values()) // 100
+        begun, steady = trace(binary, pathlib.Path(home))
+
+    def passed(addresses):
+        """The functions, each as often as it was entered or gone back to, in the order of their first appearance."""
+        seen, last = collections.Counter(), None
+        for address in addresses:
+            # Libraries lie elsewhere.
+            if 0 <= address < starts[-1] and (index := bisect.bisect_right(starts, address) - 1) != last:
+                seen[index] += 1
+                last = index
+        return seen
+
     pattern = lambda name: HASH.sub("17h*", name)
     versions = collections.Counter(pattern(name) for _, name in table)
-    # In the order of their first appearance; names of many versions, most of which no request passes, stand behind the others.
-    order = dict.fromkeys(pattern(table[index][1]) for index, count in seen.items() if count >= max(8, usual))
-    order = sorted((name for name in order if versions[name] < VERSIONS), key=lambda name: versions[name] > 4)
-    lines = "".join(f"    *(.text.{name})\n" for name in order)
+    names = lambda indices: dict.fromkeys(pattern(table[i][1]) for i in indices)
+    seen = passed(steady)
+    usual = max(8, max(seen.values()) // 100)
+    # Names of many versions, most of which no request passes, stand behind the others.
+    hot = [name for name in names(i for i, count in seen.items() if count >= usual) if versions[name] < VERSIONS]
+    hot.sort(key=lambda name: versions[name] > 4)
+    # Here a page that is read for nothing costs more than a crowd: one stray function brings sixteen pages with it.
+    once = sorted((name for name in names(passed(begun)) if name not in hot), key=lambda name: versions[name] > 4)
+    section = lambda title, order: f"  {title} :\n  {{\n" + "".join(f"    *(.text.{name})\n" for name in order) + "  }\n"
     script = (
-        "/* What a request passes, side by side. Made by benches/layout.py; build.rs hands it to the linker. */\n"
-        f"SECTIONS\n{{\n  .text.hot :\n  {{\n{lines}  }}\n}}\nINSERT BEFORE .text;\n"
+        "/* What a request passes, side by side, and then what the start passes, so that no page is read for a part of it alone.\n"
+        "   Made by benches/layout.py; build.rs hands it to the linker. */\n"
+        f"SECTIONS\n{{\n{section('.text.hot', hot)}{section('.text.startup', once)}}}\nINSERT BEFORE .text;\n"
     )
     (instructions.ROOT / "examples/mcp_proxy/layout.ld").write_text(script)
+    order = hot + once
     print(f"{len(order)} names")
 
 
