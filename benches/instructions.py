@@ -141,10 +141,27 @@ def load(port, ports, secrets, connections, requests):
         s.close()
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def listens(proxy, port):
+    """Waits until the server takes connections; whether it does."""
+    for _ in range(600):
+        if proxy.poll() is not None:
+            return False
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return True
+        except OSError:
+            time.sleep(0.2)
+    return False
+
+
 def count(args, ports, requests, out):
     with tempfile.TemporaryDirectory() as home:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         path, secrets = configuration(args, ports, pathlib.Path(home), port)
         profile = pathlib.Path(out or pathlib.Path(home) / "callgrind.out")
         log = pathlib.Path(home) / "log"
@@ -152,14 +169,8 @@ def count(args, ports, requests, out):
         with open(log, "wb") as sink:
             proxy = subprocess.Popen(command, stdout=sink, stderr=sink, cwd=home)
         try:
-            for _ in range(600):
-                if proxy.poll() is not None:
-                    sys.exit(log.read_text())
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except OSError:
-                    time.sleep(0.2)
+            if not listens(proxy, port):
+                sys.exit(log.read_text())
             load(port, ports, secrets, args.connections, requests)
         finally:
             proxy.terminate()

@@ -15,9 +15,9 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import threading
-import time
 
 import instructions
 
@@ -33,7 +33,7 @@ def trace(binary, home):
     """Where the instructions lie, relative to the program's start: each once, as they first ran, and the last ones that ran."""
     args = argparse.Namespace(tokens=1, rules=0, connections=4)
     ports = instructions.targets(1)
-    port = instructions.socket.create_server(("127.0.0.1", 0)).getsockname()[1]
+    port = instructions.free_port()
     path, secrets = instructions.configuration(args, ports, home, port)
     read, write = os.pipe()
     # On one processor, as the server is then of one thread.
@@ -52,12 +52,8 @@ def trace(binary, home):
     collector = threading.Thread(target=collect)
     collector.start()
     try:
-        for _ in range(600):
-            try:
-                instructions.socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.2)
+        if not instructions.listens(proxy, port):
+            sys.exit("the server did not start")
         maps = pathlib.Path(f"/proc/{proxy.pid}/maps").read_text().splitlines()
         start = min(int(line.split("-")[0], 16) for line in maps if line.endswith(binary))
         instructions.load(port, ports, secrets, 1, REQUESTS)
@@ -112,8 +108,7 @@ def main():
         f"SECTIONS\n{{\n{section('.text.hot', hot)}{section('.text.startup', once)}}}\nINSERT BEFORE .text;\n"
     )
     (instructions.ROOT / "examples/mcp_proxy/layout.ld").write_text(script)
-    order = hot + once
-    print(f"{len(order)} names")
+    print(f"{len(hot) + len(once)} names")
 
 
 if __name__ == "__main__":
