@@ -14,8 +14,9 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn wall(&self) -> SystemTime;
 }
 
-/// The machine's clocks. Within one poll of a connection that `serve` drives, time is read once and stands still: code that blocks
-/// inside a poll does not see it move. There a calendar that is set is noticed within a second.
+/// The machine's clocks. Within one poll of a connection that `serve` drives, and below `AuditLayer` within one call or poll of the
+/// service, time is read once and stands still: code that blocks there does not see it move. There a calendar that is set is noticed
+/// within a second.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -24,7 +25,6 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
-        #[cfg(feature = "proxy")]
         if let Some(now) = moment::now() {
             return now.into_std().saturating_duration_since(*ORIGIN);
         }
@@ -33,7 +33,6 @@ impl Clock for SystemClock {
 
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
     fn wall(&self) -> SystemTime {
-        #[cfg(feature = "proxy")]
         if let Some(now) = moment::now() {
             return moment::wall(now, SystemTime::now);
         }
@@ -41,13 +40,12 @@ impl Clock for SystemClock {
     }
 }
 
-#[cfg(feature = "proxy")]
 pub(crate) mod moment {
     //! One look at the clock for each time that a connection's task runs.
     //!
-    //! A task that is polled runs for microseconds, and in that time a request passes many layers that want to know the time. Inside
-    //! of [`poll`] the first to ask reads the clock, and the others are told the same. The next poll reads it anew, so whatever
-    //! waits, even for another task, finds the time moved.
+    //! A task that is polled runs for microseconds, and in that time a request passes many layers that want to know the time. Within
+    //! a [`Moment`] the first to ask reads the clock, and the others are told the same. The next one reads it anew, so whatever waits,
+    //! even for another task, finds the time moved.
 
     use std::{
         cell::Cell,
@@ -66,26 +64,33 @@ pub(crate) mod moment {
         static CALENDAR: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
     }
 
-    /// Ends the moment, also when what is polled panics.
-    struct End;
+    /// Lasts until it is dropped, also when what is polled panics.
+    #[derive(Debug)]
+    pub(crate) struct Moment {
+        /// It is not inside of another one, whose time it would share.
+        own: bool,
+    }
 
-    impl Drop for End {
+    impl Drop for Moment {
+        #[inline]
         fn drop(&mut self) {
-            IN_POLL.set(false);
+            if self.own {
+                IN_POLL.set(false);
+            }
         }
     }
 
-    /// Runs one poll. A poll inside of another shares its moment.
-    pub(crate) fn poll<R>(run: impl FnOnce() -> R) -> R {
-        if IN_POLL.replace(true) {
-            return run();
+    /// Begins one, to be held for a poll.
+    #[inline]
+    pub(crate) fn begin() -> Moment {
+        let own = !IN_POLL.replace(true);
+        if own {
+            NOW.set(None);
         }
-        NOW.set(None);
-        let _end = End;
-        run()
+        Moment { own }
     }
 
-    /// The time of this poll; `None` outside of one.
+    /// The time of this moment; `None` outside of one.
     #[inline]
     pub(super) fn now() -> Option<Instant> {
         IN_POLL.get().then(|| {
@@ -111,6 +116,7 @@ pub(crate) mod moment {
     }
 
     /// The time as tokio's timers see it.
+    #[cfg(feature = "proxy")]
     pub(crate) fn tokio_now() -> Instant {
         now().unwrap_or_else(Instant::now)
     }
@@ -123,19 +129,27 @@ pub(crate) mod moment {
         #[test]
         #[expect(clippy::disallowed_methods, reason = "real time has to pass")]
         fn time_stands_still_inside_of_a_poll_and_moves_between_polls() {
+            let both = || (SystemClock.monotonic(), SystemClock.wall());
             let look = || {
-                let first = (SystemClock.monotonic(), tokio_now());
+                let _poll = begin();
+                let first = both();
                 let before = std::time::Instant::now();
                 while before.elapsed() < Duration::from_millis(2) {}
-                assert_eq!(poll(|| (SystemClock.monotonic(), tokio_now())), first, "a poll inside of a poll");
-                assert_eq!((SystemClock.monotonic(), tokio_now()), first);
+                let inside = begin();
+                assert_eq!(both(), first, "a poll inside of a poll");
+                drop(inside);
+                assert_eq!(both(), first);
                 first
             };
-            let (one, two) = (poll(look), poll(look));
+            let (one, two) = (look(), look());
             assert!(two.0 >= one.0 + Duration::from_millis(2) && two.1 > one.1);
             let outside = SystemClock.monotonic();
             assert!(outside >= two.0 + Duration::from_millis(2));
-            assert!(std::panic::catch_unwind(|| poll(|| panic!("in a poll"))).is_err());
+            let panics = || {
+                let _poll = begin();
+                panic!("in a poll")
+            };
+            assert!(std::panic::catch_unwind(panics).is_err());
             assert!(SystemClock.monotonic() > outside, "the moment ended with the panic");
         }
 

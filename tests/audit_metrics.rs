@@ -88,6 +88,40 @@ fn records_are_counted() {
 }
 
 #[test]
+fn records_reach_the_recorder_without_being_asked_for() {
+    let recorder = PrometheusBuilder::new().set_buckets(DURATION_BUCKETS).unwrap().build_recorder();
+    let handle = recorder.handle();
+    let sink = metrics::with_local_recorder(&recorder, MetricsSink::new);
+    let all = || {
+        let text = handle.render();
+        let number = |series| text.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0);
+        [
+            number("portcullis_requests_total{kind=\"http\",outcome=\"complete\",status=\"2xx\"}"),
+            number("portcullis_bytes_total{kind=\"http\",direction=\"in\"}") / 10,
+            number("portcullis_request_duration_seconds_count{kind=\"http\"}"),
+            number("portcullis_response_head_seconds_count{kind=\"http\"}"),
+        ]
+    };
+    let mut one = record(Some("http://a.example/"), 200, Outcome::Complete);
+    sink.record(&one);
+    assert_eq!(all(), [1_u64; 4], "the first one at once");
+    sink.record(&one);
+    assert_eq!(all(), [1_u64; 4]);
+    one.arrived += Duration::from_secs(1);
+    sink.record(&one);
+    assert_eq!(all(), [3_u64; 4], "after a second");
+    for n in 1..=64 {
+        sink.record(&one);
+        assert_eq!(all(), if n < 64 { [3_u64; 4] } else { [67_u64; 4] }, "after {n}");
+    }
+    sink.record(&one);
+    sink.publish(0, 0);
+    assert_eq!(all(), [68_u64; 4], "when a scrape is announced");
+    sink.publish(0, 0);
+    assert_eq!(all(), [68_u64; 4], "each once");
+}
+
+#[test]
 fn labels_are_bounded() {
     let text = scrape();
     assert!(!text.contains("secret") && !text.contains("ci\""), "{text}");

@@ -13,6 +13,8 @@
 #[allow(dead_code, reason = "written for other tests")]
 #[path = "egress/dns.rs"]
 mod dns;
+#[path = "shared/process.rs"]
+mod process;
 #[allow(dead_code, reason = "written for other tests")]
 #[path = "server/support.rs"]
 mod support;
@@ -322,18 +324,14 @@ async fn watching_ends_with_the_scope_and_with_the_server() {
     let mut proxy = Proxy::start(&config(&[])).await;
     let mut events = Events::open(&proxy).await;
     assert_eq!(events.next().await.unwrap().0, "hello");
-    let signal = async |pid: &str, name: &str| {
-        assert!(tokio::process::Command::new("kill").args([name, pid]).status().await.unwrap().success());
-    };
-    let pid = proxy.child.id().unwrap().to_string();
     std::fs::write(&proxy.config.0, config(&[]).replace("operator = true\n", "")).unwrap();
-    signal(&pid, "-HUP").await;
+    proxy.child.signal("-HUP");
     assert_eq!(events.next().await, Some(("end".into(), json!({"reason": "revoked"}))));
     assert_eq!(events.next().await, None);
     assert_eq!(proxy.get("/console/events").await.status, 403);
 
     std::fs::write(&proxy.config.0, config(&[])).unwrap();
-    signal(&pid, "-HUP").await;
+    proxy.child.signal("-HUP");
     let back = async {
         while ask(&proxy, TOKEN, r#"{"url":"http://10.0.0.1/"}"#).await.status != 200 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -342,7 +340,7 @@ async fn watching_ends_with_the_scope_and_with_the_server() {
     assert!(timeout(Duration::from_secs(10), back).await.is_ok());
     let mut events = Events::open(&proxy).await;
     assert_eq!(events.next().await.unwrap().0, "hello");
-    signal(&pid, "-TERM").await;
+    proxy.child.signal("-TERM");
     loop {
         match events.next().await {
             // The record of the question before may still come.

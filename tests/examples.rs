@@ -19,9 +19,13 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
     time::timeout,
 };
+
+#[path = "shared/process.rs"]
+mod process;
+
+use process::{Child, Command};
 
 const TOKEN: &str = "an-example-of-at-least-32-characters";
 /// Longer than anything here takes on a busy machine.
@@ -40,7 +44,6 @@ fn program(name: &str) -> PathBuf {
 fn command(name: &str, args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program(name));
     command.args(args).env_remove("PROXY_TOKEN").env_remove("ALLOW_CIDR").envs(env.iter().copied());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
 

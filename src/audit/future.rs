@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use super::{AuditBody, layer::Shared};
 use crate::{
-    clock::Clock,
+    clock::{Clock, moment},
     context::{Outcome, RecordHandle},
     rejection::Rejection,
 };
@@ -52,6 +52,7 @@ where
     type Output = Result<Response<AuditBody<D, T, C>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let _moment = moment::begin();
         let me = self.project();
         let result = ready!(me.inner.poll(cx));
         let Some(handle) = me.open.take() else { return Poll::Pending };

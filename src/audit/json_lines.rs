@@ -29,6 +29,8 @@ const BATCH: Duration = Duration::from_millis(50);
 const PATIENCE: u32 = 2;
 /// Room that a record may take in the queue, on the average.
 const BYTES_PER_RECORD: usize = 1024;
+/// So much that waits is written without waiting for more: the two buffers then stay in the processor's cache, however busy it is.
+const ENOUGH: usize = 256 * 1024;
 /// A buffer that has grown beyond this is given back.
 const KEPT: usize = 1024 * 1024;
 
@@ -38,8 +40,8 @@ thread_local! {
 }
 
 /// Writes records as JSON lines. [`AuditSink::record`] puts the line into a bounded queue, which a thread of its own writes out
-/// every 50 ms, or sooner when it is half full. When the queue is full, because the disk or the pipe is slower than the traffic,
-/// records are dropped and counted, and a line in the output says so.
+/// every 50 ms, or sooner when 256 KiB wait or it is half full. When the queue is full, because the disk or the pipe is slower than
+/// the traffic, records are dropped and counted, and a line in the output says so.
 ///
 /// Any [`Write`] will do, such as a rolling file of `tracing-appender`. [`JsonLinesBuilder::file`] appends to a path, and
 /// [`Self::reopen`] opens it again after a tool like `logrotate` has moved it (the server does that on SIGHUP).
@@ -145,7 +147,7 @@ impl AuditSink for JsonLinesSink {
                 let _ = LINE.try_with(|kept| kept.set(line));
             }
             // Asleep is only true when the queue was empty for a while, so this costs a wake-up per quiet period.
-            if put == Put::HalfFull || queue.asleep.load(Acquire) && queue.asleep.swap(false, AcqRel) {
+            if put == Put::Enough || queue.asleep.load(Acquire) && queue.asleep.swap(false, AcqRel) {
                 self.0.thread.unpark();
             }
             put == Put::Full
@@ -228,7 +230,7 @@ struct Lines {
 enum Put {
     Queued,
     /// Queued, and the writer had better not wait for more; said once a batch.
-    HalfFull,
+    Enough,
     Full,
 }
 
@@ -255,11 +257,12 @@ impl Queue {
             self.full.store(true, Relaxed);
             return Put::Full;
         }
-        let half = |lines: &Lines| lines.records >= self.records.div_ceil(2) || lines.text.len() >= self.bytes.div_ceil(2);
-        let was_half = half(&lines);
+        let bytes = self.bytes.div_ceil(2).min(ENOUGH);
+        let enough = |lines: &Lines| lines.records >= self.records.div_ceil(2) || lines.text.len() >= bytes;
+        let had_enough = enough(&lines);
         lines.text.extend_from_slice(line);
         lines.records += 1;
-        if half(&lines) && !was_half { Put::HalfFull } else { Put::Queued }
+        if enough(&lines) && !had_enough { Put::Enough } else { Put::Queued }
     }
 
     /// Takes what waits into `text`, which is empty, and leaves its room in exchange.
@@ -377,12 +380,12 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_in_records_and_in_bytes() {
-        use Put::{Full, HalfFull, Queued};
+        use Put::{Enough, Full, Queued};
         let mut text = Vec::new();
         let queue = Queue::new(5);
         for _ in 0..2 {
             let put: Vec<Put> = (0..7).map(|_| queue.put(b"line\n")).collect();
-            assert_eq!(put, [Queued, Queued, HalfFull, Queued, Queued, Full, Full]);
+            assert_eq!(put, [Queued, Queued, Enough, Queued, Queued, Full, Full]);
             assert!(queue.full.load(Relaxed));
             queue.take(&mut text);
             assert_eq!(text, b"line\n".repeat(5));
@@ -391,7 +394,7 @@ mod tests {
         }
         // A line of any length fits into an empty queue, or it would never be written.
         let long = vec![b'x'; 10 * BYTES_PER_RECORD];
-        assert_eq!([queue.put(&long), queue.put(b"line\n")], [HalfFull, Full]);
-        assert_eq!([Queue::new(1).put(b"line\n"), Queue::new(4).put(b"line\n")], [HalfFull, Queued]);
+        assert_eq!([queue.put(&long), queue.put(b"line\n")], [Enough, Full]);
+        assert_eq!([Queue::new(1).put(b"line\n"), Queue::new(4).put(b"line\n")], [Enough, Queued]);
     }
 }

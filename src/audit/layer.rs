@@ -4,7 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tower_layer::Layer;
@@ -14,9 +14,6 @@ use crate::{
     clock::{Clock, SystemClock},
     context::{CloseInTime, CloseRecord, Outcome, Record},
 };
-
-/// How long the distance between calendar and monotonic time is believed before it is measured again.
-const OFFSET_AGE_NANOS: u64 = 1_000_000_000;
 
 /// Records every request into a sink. See the [module](crate::audit).
 pub struct AuditLayer<T, C = SystemClock>(pub(super) Arc<Shared<T, C>>);
@@ -33,7 +30,7 @@ impl<T: AuditSink, C: Clock> AuditLayer<T, C> {
     /// The same with another clock.
     #[must_use]
     pub fn with_clock(sink: T, clock: C) -> Self {
-        Self(Arc::new(Shared { sink, ids: Ids::new(), closed: AtomicU64::new(0), offset: Offset::default(), clock }))
+        Self(Arc::new(Shared { sink, ids: Ids::new(), closed: AtomicU64::new(0), clock }))
     }
 
     /// How many requests and tunnels have not ended.
@@ -73,15 +70,14 @@ pub(super) struct Shared<T, C> {
     sink: T,
     ids: Ids,
     closed: AtomicU64,
-    offset: Offset,
     clock: C,
 }
 
 impl<T, C: Clock> Shared<T, C> {
-    /// Opens a record: its id and its arrival. The calendar time is derived, so that one clock is read and not two.
+    /// Opens a record: its id and its arrival.
     pub(super) fn open(&self, record: &mut Record) {
         record.arrived = self.clock.monotonic();
-        record.started = Some(self.offset.wall(&self.clock, record.arrived));
+        record.started = Some(self.clock.wall());
         record.request_id = self.ids.next();
     }
 }
@@ -102,28 +98,6 @@ impl<T: AuditSink, C: Clock> CloseRecord for Shared<T, C> {
             record.outcome = if record.tunnel { Outcome::Complete } else { Outcome::ClientGone };
         }
         self.sink.record(record);
-    }
-}
-
-/// Calendar minus monotonic time in nanoseconds, and when it was measured.
-#[derive(Debug, Default)]
-struct Offset {
-    nanos: AtomicU64,
-    measured: AtomicU64,
-}
-
-impl Offset {
-    fn wall<C: Clock>(&self, clock: &C, now: Duration) -> SystemTime {
-        let at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let measured = self.measured.load(Relaxed);
-        let mut nanos = self.nanos.load(Relaxed);
-        if nanos == 0 || at.saturating_sub(measured) >= OFFSET_AGE_NANOS {
-            let wall = clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            nanos = u64::try_from(wall.saturating_sub(now).as_nanos()).unwrap_or(u64::MAX);
-            self.nanos.store(nanos, Relaxed);
-            self.measured.store(at, Relaxed);
-        }
-        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos) + now
     }
 }
 
@@ -163,21 +137,11 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::clock::ManualClock;
 
     #[test]
     fn ids_do_not_repeat() {
         let ids = Ids::new();
         let seen: HashSet<u128> = (0..10_000).map(|_| ids.next()).collect();
         assert_eq!(seen.len(), 10_000);
-    }
-
-    #[test]
-    fn calendar_time_follows_the_clock() {
-        let (clock, offset) = (ManualClock::default(), Offset::default());
-        for step in [0, 1, 300, 700, 5_000] {
-            clock.advance(Duration::from_millis(step));
-            assert_eq!(offset.wall(&clock, clock.monotonic()), clock.wall());
-        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -29,6 +29,11 @@ const OUTCOMES: [Outcome; 7] = [
     Outcome::Aborted,
 ];
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+/// So many records are gathered before they are handed to the recorder. Its counters and histograms lie all over the memory, and a
+/// request that finds each of them cold waits for them longer than for all of its own record.
+const GATHERED: usize = 64;
+/// With the first record that is so much later they are handed on all the same.
+const LATEST: Duration = Duration::from_secs(1);
 /// Over how long a token's traffic is added up.
 const WINDOW: Duration = Duration::from_secs(60);
 /// How many tokens are told apart in one window.
@@ -48,6 +53,9 @@ const MAX_TOKENS: usize = 10_000;
 /// | `portcullis_requests_in_flight` | gauge | set by [`Self::publish`] |
 /// | `portcullis_audit_dropped_total` | counter | set by [`Self::publish`] |
 ///
+/// What is counted reaches the recorder after 64 records, with the first one that is a second later than the last handing on, and by
+/// [`Self::publish`].
+///
 /// `kind` is `mcp` where JSON-RPC was understood, `websocket` and `connect` for tunnels, `http` for other requests with a target,
 /// `local` for what had none. Which token is the busiest one is in the audit file, not here.
 pub struct MetricsSink {
@@ -55,7 +63,7 @@ pub struct MetricsSink {
     requests: Vec<Counter>,
     kinds: Vec<Kind>,
     rejections: Mutex<Vec<(&'static str, Counter)>>,
-    tokens: Mutex<Tokens>,
+    gathered: Mutex<Gathered>,
     busiest_requests: Gauge,
     busiest_bytes: Gauge,
     in_flight: Gauge,
@@ -67,6 +75,25 @@ struct Kind {
     head: Histogram,
     bytes_in: Counter,
     bytes_out: Counter,
+}
+
+/// What was counted and not yet handed on, and the traffic of tokens.
+#[derive(Default)]
+struct Gathered {
+    records: usize,
+    handed_on: Option<Duration>,
+    /// As in [`MetricsSink::requests`].
+    requests: Vec<u64>,
+    kinds: [Amounts; KINDS.len()],
+    tokens: Tokens,
+}
+
+#[derive(Default)]
+struct Amounts {
+    durations: Vec<f64>,
+    heads: Vec<f64>,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
 #[derive(Default)]
@@ -102,10 +129,10 @@ impl MetricsSink {
             bytes_out: counter!("portcullis_bytes_total", "kind" => kind, "direction" => "out"),
         });
         Self {
+            gathered: Mutex::new(Gathered { requests: vec![0; requests.len()], ..Gathered::default() }),
             requests,
             kinds: kinds.into(),
             rejections: Mutex::default(),
-            tokens: Mutex::default(),
             busiest_requests: gauge!("portcullis_busiest_token_requests"),
             busiest_bytes: gauge!("portcullis_busiest_token_bytes"),
             in_flight: gauge!("portcullis_requests_in_flight"),
@@ -119,15 +146,35 @@ impl MetricsSink {
         Metered { metrics: self, next }
     }
 
-    /// Brings what no record shows up to date; to be called before a scrape.
+    /// Hands on what was gathered and brings what no record shows up to date; to be called before a scrape.
     pub fn publish(&self, in_flight: u64, audit_dropped: u64) {
+        self.hand_on(&mut self.gathered());
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and nobody has 2^52 requests in flight")]
         self.in_flight.set(in_flight as f64);
         self.dropped.absolute(audit_dropped);
     }
 
-    fn add_token(&self, token: &Arc<str>, now: Duration, bytes: u64) {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cold]
+    fn hand_on(&self, gathered: &mut Gathered) {
+        gathered.records = 0;
+        for (counter, count) in self.requests.iter().zip(&mut gathered.requests) {
+            if *count > 0 {
+                counter.increment(mem::take(count));
+            }
+        }
+        for (kind, amounts) in self.kinds.iter().zip(&mut gathered.kinds) {
+            amounts.durations.drain(..).for_each(|seconds| kind.duration.record(seconds));
+            amounts.heads.drain(..).for_each(|seconds| kind.head.record(seconds));
+            kind.bytes_in.increment(mem::take(&mut amounts.bytes_in));
+            kind.bytes_out.increment(mem::take(&mut amounts.bytes_out));
+        }
+    }
+
+    fn add_token(&self, tokens: &mut Tokens, token: &Arc<str>, now: Duration, bytes: u64) {
         if now.saturating_sub(tokens.window) >= WINDOW {
             let most = |f: fn(&(u64, u64)) -> u64| tokens.traffic.values().map(f).max().unwrap_or(0);
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -174,36 +221,43 @@ impl AuditSink for MetricsSink {
 impl MetricsSink {
     /// Counts a record that goes elsewhere, too.
     pub fn observe(&self, record: &Record) {
+        if let Some(reason) = record.reason {
+            self.count_rejection(reason);
+        }
         let kind = kind_of(record);
         let outcome = OUTCOMES.iter().position(|o| *o == record.outcome).unwrap_or(0);
         let class = record.status.map_or(0, |s| usize::from(s.as_u16() / 100)).min(CLASSES.len() - 1);
-        if let Some(counter) = self.requests.get((kind * OUTCOMES.len() + outcome) * CLASSES.len() + class) {
-            counter.increment(1);
+        let ended = record.arrived + record.duration.unwrap_or_default();
+        let mut gathered = self.gathered();
+        if let Some(count) = gathered.requests.get_mut((kind * OUTCOMES.len() + outcome) * CLASSES.len() + class) {
+            *count += 1;
         }
-        if let Some(kind) = self.kinds.get(kind) {
-            if let Some(duration) = record.duration {
-                kind.duration.record(duration);
-            }
-            if let Some(head) = record.head_after {
-                kind.head.record(head);
-            }
-            kind.bytes_in.increment(record.bytes_in);
-            kind.bytes_out.increment(record.bytes_out);
-        }
-        if let Some(reason) = record.reason {
-            // Reasons are constants of the code, so the list is short and the comparison by address finds most of them.
-            let mut rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, counter)) = rejections.iter().find(|(r, _)| std::ptr::eq(*r, reason) || *r == reason) {
-                counter.increment(1);
-            } else {
-                let counter = counter!("portcullis_rejections_total", "reason" => reason);
-                counter.increment(1);
-                rejections.push((reason, counter));
-            }
+        if let Some(amounts) = gathered.kinds.get_mut(kind) {
+            amounts.durations.extend(record.duration.map(|d| d.as_secs_f64()));
+            amounts.heads.extend(record.head_after.map(|d| d.as_secs_f64()));
+            amounts.bytes_in += record.bytes_in;
+            amounts.bytes_out += record.bytes_out;
         }
         if let Some(token) = &record.token {
-            let ended = record.arrived + record.duration.unwrap_or_default();
-            self.add_token(token, ended, record.bytes_in.saturating_add(record.bytes_out));
+            self.add_token(&mut gathered.tokens, token, ended, record.bytes_in.saturating_add(record.bytes_out));
+        }
+        gathered.records += 1;
+        if gathered.records >= GATHERED || gathered.handed_on.is_none_or(|last| ended.saturating_sub(last) >= LATEST) {
+            gathered.handed_on = Some(ended);
+            self.hand_on(&mut gathered);
+        }
+    }
+
+    #[cold]
+    fn count_rejection(&self, reason: &'static str) {
+        // Reasons are constants of the code, so the list is short and the comparison by address finds most of them.
+        let mut rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counter)) = rejections.iter().find(|(r, _)| std::ptr::eq(*r, reason) || *r == reason) {
+            counter.increment(1);
+        } else {
+            let counter = counter!("portcullis_rejections_total", "reason" => reason);
+            counter.increment(1);
+            rejections.push((reason, counter));
         }
     }
 }

@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use super::{AuditBody, AuditFuture, AuditRequestBody, AuditSink, layer::Shared};
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, moment},
     context::{ClientAddr, CloseInTime, RecordHandle, RequestContext},
 };
 
@@ -55,6 +55,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let _moment = moment::begin();
         let connect = request.method() == Method::CONNECT;
         let head = request.method() == Method::HEAD;
         let with_body = !request.body().is_end_stream();

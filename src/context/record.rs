@@ -1,7 +1,8 @@
 //! The audit record of one request or tunnel, shared by the layers that fill it.
 
 use std::{
-    fmt,
+    cell::RefCell,
+    fmt, mem,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -113,7 +114,8 @@ pub(crate) trait CloseInTime: CloseRecord {
 
 /// A handle on the open record. When the last clone is dropped the record is complete and goes to its [`CloseRecord`], once.
 #[derive(Clone)]
-pub struct RecordHandle(Arc<Shared>);
+// Empty only while it is dropped.
+pub struct RecordHandle(Option<Arc<Shared>>);
 
 #[derive(Default)]
 struct Shared {
@@ -129,10 +131,51 @@ enum Close {
     InTime(Arc<dyn CloseInTime>),
 }
 
+/// So many places of records that were closed are kept by a thread for those to come.
+const KEPT: usize = 64;
+
+thread_local! {
+    static SPENT: RefCell<Vec<Arc<Shared>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for RecordHandle {
+    #[inline]
+    fn drop(&mut self) {
+        // Two that are dropped at the same time may both not be the last one here: the record is then closed below.
+        if self.0.as_ref().is_some_and(|shared| Arc::strong_count(shared) == 1) {
+            close(self.0.take());
+        }
+    }
+}
+
+/// Closes the record and keeps its place.
+#[inline(never)]
+fn close(shared: Option<Arc<Shared>>) {
+    let Some(mut shared) = shared else { return };
+    let Some(unique) = Arc::get_mut(&mut shared) else { return };
+    unique.close();
+    let record = unique.record.get_mut().unwrap_or_else(PoisonError::into_inner);
+    *record = Record::default();
+    let _ = SPENT.try_with(|spent| {
+        if let Ok(mut spent) = spent.try_borrow_mut()
+            && spent.len() < KEPT
+        {
+            spent.push(shared);
+        }
+    });
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    /// Nobody closes it after this.
+    fn close(&mut self) {
         let record = self.record.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match &self.close {
+        match mem::take(&mut self.close) {
             Close::Nobody => {}
             Close::Somebody(close) => close.close(record),
             Close::InTime(close) => close.close(record),
@@ -156,34 +199,47 @@ impl Record {
 }
 
 impl RecordHandle {
+    fn of(shared: Shared) -> Self {
+        Self(Some(Arc::new(shared)))
+    }
+
     /// A record that goes nowhere; for tests and for stacks without audit.
     #[must_use]
     pub fn new(record: Record) -> Self {
-        Self(Arc::new(Shared { record: Mutex::new(record), close: Close::Nobody }))
+        Self::of(Shared { record: Mutex::new(record), close: Close::Nobody })
     }
 
     /// A record that goes to `close` when the last clone of this handle is dropped.
-    #[inline]
     #[must_use]
     pub fn closing(record: Record, close: Arc<dyn CloseRecord>) -> Self {
-        Self(Arc::new(Shared { record: Mutex::new(record), close: Close::Somebody(close) }))
+        Self::of(Shared { record: Mutex::new(record), close: Close::Somebody(close) })
     }
 
-    /// The same, made and filled where it lies: a record is large, and would be moved a few times before it got there.
+    /// The same, made and filled where it lies, which is where an earlier one has lain: a record is large, and would be moved a few
+    /// times before it got there.
     #[inline]
     pub(crate) fn closing_filled(close: Arc<dyn CloseInTime>, fill: impl FnOnce(&mut Record)) -> Self {
-        let mut handle = Self(Arc::default());
-        if let Some(shared) = Arc::get_mut(&mut handle.0) {
+        let spent = SPENT.try_with(|spent| spent.try_borrow_mut().ok()?.pop());
+        let mut shared = spent.ok().flatten().unwrap_or_default();
+        if let Some(shared) = Arc::get_mut(&mut shared) {
             shared.close = Close::InTime(close);
             fill(shared.record.get_mut().unwrap_or_else(PoisonError::into_inner));
         }
-        handle
+        Self(Some(shared))
+    }
+
+    #[inline]
+    fn shared(&self) -> &Shared {
+        match &self.0 {
+            Some(shared) => shared,
+            None => unreachable!("a handle is emptied by its drop only"),
+        }
     }
 
     /// The time by which the record is measured; zero where nobody measures.
     #[inline]
     pub(crate) fn now(&self) -> Duration {
-        match &self.0.close {
+        match &self.shared().close {
             Close::InTime(close) => close.now(),
             Close::Nobody | Close::Somebody(_) => Duration::ZERO,
         }
@@ -192,13 +248,13 @@ impl RecordHandle {
     /// Reads or fills the record.
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&mut Record) -> R) -> R {
-        f(&mut self.0.record.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.shared().record.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl fmt::Debug for RecordHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RecordHandle").field(&self.0.record).finish()
+        f.debug_tuple("RecordHandle").field(&self.shared().record).finish()
     }
 }
 
@@ -229,6 +285,51 @@ mod tests {
     impl CloseRecord for Sum {
         fn close(&self, record: &mut Record) {
             self.0.fetch_add(record.bytes_in, Ordering::Relaxed);
+        }
+    }
+
+    impl CloseInTime for Sum {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_record_reaches_the_next_one_in_its_place() {
+        let sum = Arc::new(Sum::default());
+        let open = |detail: &str| {
+            RecordHandle::closing_filled(Arc::clone(&sum) as Arc<dyn CloseInTime>, |record| {
+                assert_eq!(format!("{record:?}"), format!("{:?}", Record::default()));
+                record.detail = Some(detail.into());
+                record.bytes_in = 1;
+            })
+        };
+        let place = |handle: &RecordHandle| std::ptr::from_ref(handle.shared());
+        let first = open("first");
+        let was = place(&first);
+        drop(first);
+        let second = open("second");
+        assert_eq!(place(&second), was);
+        second.with(|record| assert_eq!(record.detail.as_deref(), Some("second")));
+        drop(second);
+        assert_eq!(sum.0.load(Ordering::Relaxed), 2, "each was closed once");
+        assert_eq!(Arc::strong_count(&sum), 1, "and nobody is kept by its place");
+        let many: Vec<_> = (0..2 * KEPT).map(|_| open("")).collect();
+        drop(many);
+        assert_eq!(SPENT.with_borrow(Vec::len), KEPT);
+    }
+
+    #[test]
+    fn clones_that_are_dropped_at_the_same_time_close_it_once() {
+        let sum = Arc::new(Sum::default());
+        for n in 1..=2000 {
+            let one = RecordHandle::closing_filled(Arc::clone(&sum) as Arc<dyn CloseInTime>, |record| record.bytes_in = 1);
+            let other = one.clone();
+            std::thread::scope(|scope| {
+                scope.spawn(move || drop(other));
+                drop(one);
+            });
+            assert_eq!(sum.0.load(Ordering::Relaxed), n);
         }
     }
 

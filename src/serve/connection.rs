@@ -234,5 +234,9 @@ async fn drive<C: Future>(
             }
         }
     };
-    std::future::poll_fn(|cx| moment::poll(|| run(cx))).await
+    std::future::poll_fn(|cx| {
+        let _moment = moment::begin();
+        run(cx)
+    })
+    .await
 }

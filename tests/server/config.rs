@@ -118,10 +118,7 @@ async fn a_changed_file_is_reloaded_and_a_broken_one_is_not() {
     let proxy = Proxy::start(&usual(&[upstream.addr])).await;
     let path = format!("/proxy/{}", upstream.url("/"));
     assert_eq!(proxy.get(&path).await.status, 200);
-    let pid = proxy.child.id().unwrap().to_string();
-    let reload = async || {
-        assert!(tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap().success());
-    };
+    let reload = || proxy.child.signal("-HUP");
     let eventually = async |want: u16| {
         let wait = async {
             while proxy.get(&path).await.status != want {
@@ -131,18 +128,18 @@ async fn a_changed_file_is_reloaded_and_a_broken_one_is_not() {
         timeout(Duration::from_secs(10), wait).await.is_ok()
     };
     std::fs::write(&proxy.config.0, "broken = [").unwrap();
-    reload().await;
+    reload();
     proxy.said("old one stays").await;
     assert_eq!(proxy.get(&path).await.status, 200);
     std::fs::write(&proxy.config.0, usual(&[])).unwrap();
-    reload().await;
+    reload();
     assert!(eventually(403).await, "the policy is not reloaded: {}", proxy.stderr.lock().unwrap());
     // Without a signal too.
     let other = usual(&[upstream.addr]).replace(&token_hash(), &"0".repeat(64));
     std::fs::write(&proxy.config.0, other).unwrap();
     assert!(eventually(401).await, "the tokens are not reloaded: {}", proxy.stderr.lock().unwrap());
     std::fs::write(&proxy.config.0, usual(&[upstream.addr])).unwrap();
-    reload().await;
+    reload();
     assert!(eventually(200).await, "the tokens are not reloaded: {}", proxy.stderr.lock().unwrap());
 }
 
@@ -151,7 +148,6 @@ async fn reloads_under_load_lose_no_request() {
     let upstream = Upstream::start(async |_| http::Response::new(full("ok"))).await;
     let proxy = Arc::new(Proxy::start(&usual(&[upstream.addr])).await);
     let path = format!("/proxy/{}", upstream.url("/"));
-    let pid = proxy.child.id().unwrap().to_string();
     let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicUsize>::default());
     let load: Vec<_> = (0..4)
         .map(|_| {
@@ -168,7 +164,7 @@ async fn reloads_under_load_lose_no_request() {
     for n in 0..10 {
         let limits = format!("[limits]\nrequest_body = \"{}MiB\"\n", n + 1);
         std::fs::write(&proxy.config.0, usual(&[upstream.addr]) + &limits).unwrap();
-        assert!(tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap().success());
+        proxy.child.signal("-HUP");
         // The file's own watch may see the change as well, before or after.
         let told = || proxy.stderr.lock().unwrap().matches("reloaded").count() > n && answers.load(Ordering::Relaxed) > n * 10;
         crate::wire::until("a reload beside requests", Duration::from_secs(20), told).await;

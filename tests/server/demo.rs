@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::{process::Command, time::timeout};
+use tokio::time::timeout;
 
-use crate::support::{Proxy, command, token_hash};
+use crate::{
+    process::Command,
+    support::{Proxy, command, token_hash},
+};
 
 async fn run(line: &str) -> String {
     let output = timeout(Duration::from_secs(20), Command::new("sh").args(["-c", line]).output()).await.expect("no end").unwrap();

@@ -233,7 +233,7 @@ async fn sigterm_under_load_loses_nothing_that_was_taken() {
     let uploads: Vec<_> = (0..5).map(|_| tokio::spawn(upload(addr, post.clone(), open.clone()))).collect();
     until("uploads", Duration::from_secs(20), || open.load(Ordering::SeqCst) == 225).await;
 
-    proxy.terminate().await;
+    proxy.terminate();
     let told = Instant::now();
     // Listeners close at once. The listener's end is the sign that the drain has begun.
     while TcpStream::connect(addr).await.is_ok() {
@@ -294,7 +294,7 @@ async fn what_never_ends_is_cut_at_the_drain_time() {
     wire.send(format!("GET {} HTTP/1.1\r\n{}\r\n", target.path("/silent"), proxy.fields())).await;
     until("the target", Duration::from_secs(10), || target.open() == 1).await;
     let told = Instant::now();
-    proxy.terminate().await;
+    proxy.terminate();
     let status = proxy.child.wait().await.unwrap();
     let took = told.elapsed();
     assert_eq!((status.code(), proxy.ended().await.code()), (Some(0), Some(0)));

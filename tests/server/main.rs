@@ -24,6 +24,8 @@ mod example_rotate;
 mod forwarding;
 mod mcp;
 mod operations;
+#[path = "../shared/process.rs"]
+mod process;
 mod refusals;
 mod reload;
 #[cfg(feature = "redis")]

@@ -8,7 +8,10 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::support::{Answer, Proxy, TOKEN, Upstream, command, full, token_hash, usual};
+use crate::{
+    process::Command,
+    support::{Answer, Proxy, TOKEN, Upstream, command, full, token_hash, usual},
+};
 
 const OTHER: &str = "another-token-0123456789abcdef-0123456789abcdef";
 
@@ -105,7 +108,7 @@ async fn the_audit_has_a_line_for_each_request_and_the_summary_reads_it() {
     let nobody =
         Request::get("/proxy/http://127.1:1/").header("host", proxy.addr.to_string()).body(Full::<Bytes>::default()).unwrap();
     assert_eq!(proxy.send(nobody).await.status(), 401);
-    proxy.terminate().await;
+    proxy.terminate();
     assert!(proxy.ended().await.success());
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -137,11 +140,8 @@ async fn a_certificate_and_its_key_make_it_https() {
     let config = format!("{}[tls]\ncert = {:?}\nkey = {:?}\n", usual(&[]), cert.0.to_str().unwrap(), key.0.to_str().unwrap());
     let proxy = Proxy::start(&config).await;
     let url = format!("https://localhost:{}/health", proxy.addr.port());
-    let curl = tokio::process::Command::new("curl")
-        .args(["-sS", "-i", "--cacert", cert.0.to_str().unwrap(), &url])
-        .output()
-        .await
-        .unwrap();
+    let args = ["-sS", "-i", "--cacert", cert.0.to_str().unwrap(), &url];
+    let curl = Command::new("curl").args(args).output().await.unwrap();
     let text = String::from_utf8_lossy(&curl.stdout).into_owned() + &String::from_utf8_lossy(&curl.stderr);
     assert!(text.starts_with("HTTP/2 200") && text.to_ascii_lowercase().contains("strict-transport-security"), "{text}");
 }
@@ -226,7 +226,7 @@ async fn a_client_certificate_stands_for_its_principal() {
             &client_key,
             &url,
         ];
-        let curl = tokio::process::Command::new("curl").args(args).output().await.unwrap();
+        let curl = Command::new("curl").args(args).output().await.unwrap();
         assert_eq!(String::from_utf8_lossy(&curl.stdout), want, "{uri} {}", String::from_utf8_lossy(&curl.stderr));
     }
     let wait = async {

@@ -18,16 +18,11 @@ use crate::{
 
 const APP: &str = "https://app.example.com";
 
-async fn hang_up(proxy: &Proxy) {
-    let pid = proxy.child.id().unwrap().to_string();
-    assert!(tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap().success());
-}
-
 /// Writes the file, asks for it, and waits until the server says that it has it.
 async fn reload(proxy: &Proxy, config: &str) {
     let before = proxy.stderr.lock().unwrap().matches("reloaded").count();
     std::fs::write(&proxy.config.0, config).unwrap();
-    hang_up(proxy).await;
+    proxy.child.signal("-HUP");
     let said = async {
         while proxy.stderr.lock().unwrap().matches("reloaded").count() == before {
             tokio::time::sleep(Duration::from_millis(10)).await;

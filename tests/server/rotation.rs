@@ -146,11 +146,6 @@ fn when_the_clock_turns_there_is_a_new_file_and_nothing_is_lost() {
     assert_eq!(all, (0..=lines).map(|n| format!("{n}\n")).collect::<String>());
 }
 
-async fn signal(proxy: &Proxy, signal: &str) {
-    let pid = proxy.child.id().unwrap().to_string();
-    assert!(tokio::process::Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
-}
-
 async fn summary(paths: &[&Path]) -> String {
     let mut args = vec!["audit"];
     args.extend(paths.iter().map(|p| p.to_str().unwrap()));
@@ -177,10 +172,10 @@ async fn the_server_writes_todays_file_and_the_summary_reads_all_of_them() {
     let get = format!("/proxy/{}", upstream.url("/"));
     assert_eq!(proxy.get(&get).await.status, 200);
     // It says who turns this file.
-    signal(&proxy, "-HUP").await;
+    proxy.child.signal("-HUP");
     proxy.said("reloaded").await;
     assert_eq!(proxy.get(&get).await.status, 200);
-    signal(&proxy, "-TERM").await;
+    proxy.child.signal("-TERM");
     assert!(timeout(Duration::from_secs(5), proxy.child.wait()).await.expect("it does not end").unwrap().success());
 
     let today = format!("audit.{}.jsonl", now(TODAY));
@@ -221,7 +216,7 @@ async fn a_file_that_others_turn_is_opened_again_at_sighup() {
     written(&path, 1).await;
     let moved = dir.0.join("audit.jsonl.1");
     fs::rename(&path, &moved).unwrap();
-    signal(&proxy, "-HUP").await;
+    proxy.child.signal("-HUP");
     proxy.said("reloaded").await;
     assert_eq!(proxy.get(&get).await.status, 200);
     written(&path, 1).await;

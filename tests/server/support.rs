@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     path::PathBuf,
-    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -20,10 +19,11 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
     task::JoinHandle,
     time::timeout,
 };
+
+use crate::process::{Child, Command};
 
 /// The token that every test's server knows.
 pub const TOKEN: &str = "test-token-0123456789abcdef-0123456789abcdef";
@@ -84,8 +84,7 @@ pub struct Proxy {
 
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(program());
-    command.args(args).env_remove("PROXY_TOKEN").env_remove("HOST").env_remove("PORT").stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.args(args).env_remove("PROXY_TOKEN").env_remove("HOST").env_remove("PORT");
     command
 }
 
@@ -165,9 +164,8 @@ impl Proxy {
     }
 
     /// Sends SIGTERM.
-    pub async fn terminate(&self) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    pub fn terminate(&self) {
+        self.child.signal("-TERM");
     }
 
     /// Waits until the process has ended and everything it said is known.

@@ -1,9 +1,11 @@
-//! What an exchange leaves behind for a later one of the same thread: the memory of its fields and of its extensions, without what was
-//! in them. The last comes first, because its memory is still in the processor's cache.
+//! What an exchange leaves behind for a later one of the same thread: the memory of its fields, of its extensions and of the layers'
+//! context there, without what was in them. The last comes first, because its memory is still in the processor's cache.
 
 use std::cell::RefCell;
 
 use http::{Extensions, HeaderMap};
+
+use crate::{context::RequestContext, upstream::UpstreamInfo};
 
 /// So many are kept.
 const KEPT: usize = 64;
@@ -16,7 +18,7 @@ thread_local! {
     static SPENT: RefCell<Vec<Spent>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty map and empty extensions.
+/// An empty map, and extensions with nothing but an empty context in them, or with nothing at all.
 pub(super) fn take() -> Spent {
     SPENT.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
@@ -25,7 +27,7 @@ pub(super) fn take() -> Spent {
 pub(super) fn put(mut headers: HeaderMap, mut extensions: Extensions) {
     // The length too: the capacity does not count what repeated names bring with them.
     let large = headers.capacity() > FIELDS || headers.len() > FIELDS;
-    extensions.clear();
+    empty(&mut extensions);
     if large {
         return;
     }
@@ -35,6 +37,16 @@ pub(super) fn put(mut headers: HeaderMap, mut extensions: Extensions) {
             spent.push((headers, extensions));
         }
     });
+}
+
+/// As a rule there is the context and where the answer came from. A map does not tell what else there is.
+fn empty(extensions: &mut Extensions) {
+    extensions.remove::<UpstreamInfo>();
+    let alone = extensions.len() == 1;
+    match extensions.get_mut::<RequestContext>().filter(|_| alone) {
+        Some(context) => *context = RequestContext::default(),
+        None => extensions.clear(),
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +65,23 @@ mod tests {
         let (headers, extensions) = take();
         assert!(headers.is_empty() && headers.capacity() > 0);
         assert!(extensions.is_empty());
+    }
+
+    #[test]
+    fn a_context_is_emptied_and_stays() {
+        for other in [false, true] {
+            let mut extensions = Extensions::new();
+            let context = RequestContext::of_mut(&mut extensions).set_malformed();
+            context.set_principal(crate::tokens::Principal::new("somebody"));
+            if other {
+                extensions.insert(7u8);
+            }
+            put(HeaderMap::new(), extensions);
+            let (_, extensions) = take();
+            assert_eq!(extensions.len(), usize::from(!other));
+            let left = RequestContext::of(&extensions).cloned().unwrap_or_default();
+            assert_eq!(format!("{left:?}"), format!("{:?}", RequestContext::default()));
+        }
     }
 
     #[test]
