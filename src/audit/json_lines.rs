@@ -6,7 +6,7 @@ use std::{
     mem,
     path::{Path, PathBuf},
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -35,7 +35,7 @@ const ENOUGH: usize = 256 * 1024;
 const KEPT: usize = 1024 * 1024;
 
 thread_local! {
-    /// Where this thread writes its lines: the queue is then locked for a copy, not for the writing.
+    /// Where this thread writes a line while another one has the queue: that is then locked for a copy, not for the writing.
     static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -139,13 +139,7 @@ impl AuditSink for JsonLinesSink {
         let queue = &self.0.queue;
         // Looked at first, so that a flood into a full queue does not write lines for nothing.
         let full = queue.full.load(Relaxed) || {
-            let mut line = LINE.try_with(Cell::take).unwrap_or_default();
-            line.clear();
-            self.0.format.write(record, &mut line);
-            let put = queue.put(&line);
-            if line.capacity() <= KEPT {
-                let _ = LINE.try_with(|kept| kept.set(line));
-            }
+            let put = self.0.put(record);
             // Asleep is only true when the queue was empty for a while, so this costs a wake-up per quiet period.
             if put == Put::Enough || queue.asleep.load(Acquire) && queue.asleep.swap(false, AcqRel) {
                 self.0.thread.unpark();
@@ -181,6 +175,29 @@ struct Handle {
 }
 
 impl Handle {
+    /// As a rule the line is written where it will lie: the memory there has not been used for a while, and comes while the line is
+    /// being written.
+    fn put(&self, record: &Record) -> Put {
+        let queue = &self.queue;
+        match queue.lines.try_lock() {
+            Ok(mut lines) => queue.put(&mut lines, |text| self.format.write(record, text)),
+            Err(TryLockError::Poisoned(lines)) => queue.put(&mut lines.into_inner(), |text| self.format.write(record, text)),
+            Err(TryLockError::WouldBlock) => self.put_copy(record),
+        }
+    }
+
+    #[cold]
+    fn put_copy(&self, record: &Record) -> Put {
+        let mut line = LINE.try_with(Cell::take).unwrap_or_default();
+        line.clear();
+        self.format.write(record, &mut line);
+        let put = self.queue.put(&mut self.queue.lines(), |text| text.extend_from_slice(&line));
+        if line.capacity() <= KEPT {
+            let _ = LINE.try_with(|kept| kept.set(line));
+        }
+        put
+    }
+
     fn flush(&self, limit: Duration) -> bool {
         let target = {
             let mut progress = self.queue.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,23 +268,26 @@ impl Queue {
         }
     }
 
-    fn put(&self, line: &[u8]) -> Put {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, lines: &mut Lines, write: impl FnOnce(&mut Vec<u8>)) -> Put {
         if lines.records >= self.records || lines.text.len() >= self.bytes {
             self.full.store(true, Relaxed);
             return Put::Full;
         }
         let bytes = self.bytes.div_ceil(2).min(ENOUGH);
         let enough = |lines: &Lines| lines.records >= self.records.div_ceil(2) || lines.text.len() >= bytes;
-        let had_enough = enough(&lines);
-        lines.text.extend_from_slice(line);
+        let had_enough = enough(lines);
+        write(&mut lines.text);
         lines.records += 1;
-        if enough(&lines) && !had_enough { Put::Enough } else { Put::Queued }
+        if enough(lines) && !had_enough { Put::Enough } else { Put::Queued }
     }
 
     /// Takes what waits into `text`, which is empty, and leaves its room in exchange.
     fn take(&self, text: &mut Vec<u8>) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines();
         mem::swap(text, &mut lines.text);
         lines.records = 0;
         self.full.store(false, Relaxed);
@@ -327,7 +347,7 @@ impl Writer {
                 continue;
             }
             self.queue.asleep.store(true, Release);
-            let empty = self.queue.lines.lock().unwrap_or_else(PoisonError::into_inner).text.is_empty();
+            let empty = self.queue.lines().text.is_empty();
             if empty && !self.queue.stop.load(Acquire) && !self.queue.reopen.load(Acquire) {
                 thread::park();
             }
@@ -382,9 +402,10 @@ mod tests {
     fn the_queue_is_bounded_in_records_and_in_bytes() {
         use Put::{Enough, Full, Queued};
         let mut text = Vec::new();
+        let put = |queue: &Queue, line: &[u8]| queue.put(&mut queue.lines(), |text| text.extend_from_slice(line));
         let queue = Queue::new(5);
         for _ in 0..2 {
-            let put: Vec<Put> = (0..7).map(|_| queue.put(b"line\n")).collect();
+            let put: Vec<Put> = (0..7).map(|_| put(&queue, b"line\n")).collect();
             assert_eq!(put, [Queued, Queued, Enough, Queued, Queued, Full, Full]);
             assert!(queue.full.load(Relaxed));
             queue.take(&mut text);
@@ -394,7 +415,48 @@ mod tests {
         }
         // A line of any length fits into an empty queue, or it would never be written.
         let long = vec![b'x'; 10 * BYTES_PER_RECORD];
-        assert_eq!([queue.put(&long), queue.put(b"line\n")], [Enough, Full]);
-        assert_eq!([Queue::new(1).put(b"line\n"), Queue::new(4).put(b"line\n")], [Enough, Queued]);
+        assert_eq!([put(&queue, &long), put(&queue, b"line\n")], [Enough, Full]);
+        assert_eq!([put(&Queue::new(1), b"line\n"), put(&Queue::new(4), b"line\n")], [Enough, Queued]);
+        // Neither too soon nor as late as half of what a large queue holds.
+        let queue = Queue::new(1_000_000);
+        assert_eq!([put(&queue, &vec![b'x'; ENOUGH - 1]), put(&queue, b"\n"), put(&queue, b"\n")], [Queued, Enough, Queued]);
+    }
+
+    #[test]
+    fn lines_of_many_threads_stay_whole() {
+        struct To(Arc<Mutex<Vec<u8>>>);
+        impl Write for To {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let written = Arc::<Mutex<Vec<u8>>>::default();
+        let sink = JsonLinesSink::builder().bound(1 << 20).writer(To(Arc::clone(&written))).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..8_u128 {
+                let sink = &sink;
+                scope.spawn(move || {
+                    for n in 0..500 {
+                        let record = Record { request_id: thread << 64 | n, ..Record::default() };
+                        sink.record(&record);
+                    }
+                });
+            }
+        });
+        assert!(sink.flush(Duration::from_secs(10)));
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let mut last = [None; 8];
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let id = u128::from_str_radix(line["request_id"].as_str().unwrap(), 16).unwrap();
+            let (thread, n) = (usize::try_from(id >> 64).unwrap(), id & 0xffff);
+            assert!(last[thread].is_none_or(|before| n == before + 1), "in each thread's order");
+            last[thread] = Some(n);
+        }
+        assert_eq!(last, [Some(499); 8]);
     }
 }
