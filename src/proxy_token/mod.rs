@@ -34,7 +34,8 @@
 //! everything that asks who it is. The target's `Authorization` passes untouched, but is marked sensitive.
 //!
 //! # Cost
-//! One hash of the token (SHA-256, most of the layer's 0.7 µs), one look-up, one comparison in constant time, one allocation.
+//! One hash of the token (SHA-256, most of the layer's 0.25 µs where the processor has instructions for it), one look-up, one comparison
+//! in constant time, no allocation.
 //! Removing a token from a query writes the query anew.
 //!
 //! **Carrier in the WebSocket handshake.** Browsers cannot set fields on a WebSocket, but they can offer subprotocols. An entry
