@@ -30,7 +30,7 @@ const OUTCOMES: [Outcome; 7] = [
 ];
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// So many records are gathered before they are handed to the recorder. Its counters and histograms lie all over the memory, and a
-/// request that finds each of them cold waits for them longer than for all of its own record.
+/// request would find most of them cold.
 const GATHERED: usize = 64;
 /// With the first record that is so much later they are handed on all the same.
 const LATEST: Duration = Duration::from_secs(1);
