@@ -108,6 +108,7 @@ pub mod reply;
 mod request_form;
 mod secret;
 pub mod signal;
+mod spare;
 mod wire;
 // F1: pure decisions
 pub mod context;

@@ -1,5 +1,4 @@
 use std::{
-    cell::Cell,
     fmt,
     fs::{File, OpenOptions},
     io::{self, Write},
@@ -33,11 +32,6 @@ const BYTES_PER_RECORD: usize = 1024;
 const ENOUGH: usize = 256 * 1024;
 /// A buffer that has grown beyond this is given back.
 const KEPT: usize = 1024 * 1024;
-
-thread_local! {
-    /// Where this thread writes a line while another one has the queue: that is then locked for a copy, not for the writing.
-    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// Writes records as JSON lines. [`AuditSink::record`] puts the line into a bounded queue, which a thread of its own writes out
 /// every 50 ms, or sooner when 256 KiB wait or it is half full. When the queue is full, because the disk or the pipe is slower than
@@ -178,24 +172,20 @@ impl Handle {
     /// As a rule the line is written where it will lie: the memory there has not been used for a while, and comes while the line is
     /// being written.
     fn put(&self, record: &Record) -> Put {
-        let queue = &self.queue;
-        match queue.lines.try_lock() {
-            Ok(mut lines) => queue.put(&mut lines, |text| self.format.write(record, text)),
-            Err(TryLockError::Poisoned(lines)) => queue.put(&mut lines.into_inner(), |text| self.format.write(record, text)),
-            Err(TryLockError::WouldBlock) => self.put_copy(record),
-        }
+        let mut lines = match self.queue.lines.try_lock() {
+            Ok(lines) => lines,
+            Err(TryLockError::Poisoned(lines)) => lines.into_inner(),
+            Err(TryLockError::WouldBlock) => return self.put_copy(record),
+        };
+        self.queue.put(&mut lines, |text| self.format.write(record, text))
     }
 
+    /// While another thread has the queue the line is written elsewhere: the queue is then locked for a copy, not for the writing.
     #[cold]
     fn put_copy(&self, record: &Record) -> Put {
-        let mut line = LINE.try_with(Cell::take).unwrap_or_default();
-        line.clear();
+        let mut line = Vec::new();
         self.format.write(record, &mut line);
-        let put = self.queue.put(&mut self.queue.lines(), |text| text.extend_from_slice(&line));
-        if line.capacity() <= KEPT {
-            let _ = LINE.try_with(|kept| kept.set(line));
-        }
-        put
+        self.queue.put(&mut self.queue.lines(), |text| text.extend_from_slice(&line))
     }
 
     fn flush(&self, limit: Duration) -> bool {

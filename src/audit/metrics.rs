@@ -160,17 +160,20 @@ impl MetricsSink {
 
     #[cold]
     fn hand_on(&self, gathered: &mut Gathered) {
-        gathered.records = 0;
-        for (counter, count) in self.requests.iter().zip(&mut gathered.requests) {
+        let add = |counter: &Counter, count: &mut u64| {
             if *count > 0 {
                 counter.increment(mem::take(count));
             }
+        };
+        gathered.records = 0;
+        for (counter, count) in self.requests.iter().zip(&mut gathered.requests) {
+            add(counter, count);
         }
         for (kind, amounts) in self.kinds.iter().zip(&mut gathered.kinds) {
             amounts.durations.drain(..).for_each(|seconds| kind.duration.record(seconds));
             amounts.heads.drain(..).for_each(|seconds| kind.head.record(seconds));
-            kind.bytes_in.increment(mem::take(&mut amounts.bytes_in));
-            kind.bytes_out.increment(mem::take(&mut amounts.bytes_out));
+            add(&kind.bytes_in, &mut amounts.bytes_in);
+            add(&kind.bytes_out, &mut amounts.bytes_out);
         }
     }
 

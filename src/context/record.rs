@@ -1,7 +1,6 @@
 //! The audit record of one request or tunnel, shared by the layers that fill it.
 
 use std::{
-    cell::RefCell,
     fmt, mem,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +10,7 @@ use std::{
 use http::{Method, StatusCode, uri::PathAndQuery};
 
 use super::{ClientAddr, McpCall};
-use crate::net::Target;
+use crate::{net::Target, spare::Spare};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -131,11 +130,9 @@ enum Close {
     InTime(Arc<dyn CloseInTime>),
 }
 
-/// So many places of records that were closed are kept by a thread for those to come.
-const KEPT: usize = 64;
-
 thread_local! {
-    static SPENT: RefCell<Vec<Arc<Shared>>> = const { RefCell::new(Vec::new()) };
+    /// Places of records that were closed.
+    static SPENT: Spare<Arc<Shared>> = const { Spare::new() };
 }
 
 impl Drop for RecordHandle {
@@ -156,13 +153,7 @@ fn close(shared: Option<Arc<Shared>>) {
     unique.close();
     let record = unique.record.get_mut().unwrap_or_else(PoisonError::into_inner);
     *record = Record::default();
-    let _ = SPENT.try_with(|spent| {
-        if let Ok(mut spent) = spent.try_borrow_mut()
-            && spent.len() < KEPT
-        {
-            spent.push(shared);
-        }
-    });
+    Spare::put(&SPENT, shared);
 }
 
 impl Drop for Shared {
@@ -219,8 +210,7 @@ impl RecordHandle {
     /// times before it got there.
     #[inline]
     pub(crate) fn closing_filled(close: Arc<dyn CloseInTime>, fill: impl FnOnce(&mut Record)) -> Self {
-        let spent = SPENT.try_with(|spent| spent.try_borrow_mut().ok()?.pop());
-        let mut shared = spent.ok().flatten().unwrap_or_default();
+        let mut shared = Spare::take(&SPENT).unwrap_or_default();
         if let Some(shared) = Arc::get_mut(&mut shared) {
             shared.close = Close::InTime(close);
             fill(shared.record.get_mut().unwrap_or_else(PoisonError::into_inner));
@@ -263,6 +253,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::spare::KEPT;
 
     #[test]
     fn what_lasts_does_not_keep_the_buffer_of_the_request() {
@@ -316,7 +307,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&sum), 1, "and nobody is kept by its place");
         let many: Vec<_> = (0..2 * KEPT).map(|_| open("")).collect();
         drop(many);
-        assert_eq!(SPENT.with_borrow(Vec::len), KEPT);
+        assert_eq!(SPENT.with(Spare::len), KEPT);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! think about pieces of that size.
 
 use std::{
-    cell::RefCell,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -13,13 +12,11 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 
 use super::service::{Config, ProxyBody, exchange};
-use crate::upstream::Body;
-
-/// So many empty places are kept by each thread, of somewhat more than 1 KiB each.
-const KEPT: usize = 64;
+use crate::{spare::Spare, upstream::Body};
 
 thread_local! {
-    static EMPTY: RefCell<Vec<Pin<Box<dyn Exchange>>>> = const { RefCell::new(Vec::new()) };
+    /// Empty places, of somewhat more than 1 KiB each.
+    static EMPTY: Spare<Pin<Box<dyn Exchange>>> = const { Spare::new() };
 }
 
 /// A future whose type has no name, and which can be begun anew where it is.
@@ -63,8 +60,7 @@ pub(super) struct Place(Option<Pin<Box<dyn Exchange>>>);
 
 impl Place {
     pub(super) fn of(config: Arc<Config>, request: Request<Body>) -> Self {
-        let empty = EMPTY.try_with(|empty| empty.borrow_mut().pop()).ok().flatten();
-        let mut place = empty.unwrap_or_else(|| Box::pin(Slot { make: exchange, future: None }));
+        let mut place = Spare::take(&EMPTY).unwrap_or_else(|| Box::pin(Slot { make: exchange, future: None }));
         place.as_mut().begin(config, request);
         Self(Some(place))
     }
@@ -80,13 +76,7 @@ impl Place {
     fn leave(&mut self) {
         let Some(mut place) = self.0.take() else { return };
         place.as_mut().clear();
-        // A thread that is about to end keeps nothing.
-        let _ = EMPTY.try_with(|empty| {
-            let mut empty = empty.borrow_mut();
-            if empty.len() < KEPT {
-                empty.push(place);
-            }
-        });
+        Spare::put(&EMPTY, place);
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
     io,
     os::fd::OwnedFd,
     process::{ExitStatus, Output, Stdio},
-    time::Duration,
 };
 
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe::{Receiver, Sender},
+    signal::unix::{SignalKind, signal},
 };
 
 /// What is to be started, without input and with its output piped unless said otherwise.
@@ -83,11 +83,13 @@ impl Child {
     }
 
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        // Before the look, so that no end comes between them.
+        let mut ended = signal(SignalKind::child())?;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            ended.recv().await;
         }
     }
 

@@ -1,26 +1,22 @@
 //! What an exchange leaves behind for a later one of the same thread: the memory of its fields, of its extensions and of the layers'
-//! context there, without what was in them. The last comes first, because its memory is still in the processor's cache.
-
-use std::cell::RefCell;
+//! context there, without what was in them.
 
 use http::{Extensions, HeaderMap};
 
-use crate::{context::RequestContext, upstream::UpstreamInfo};
+use crate::{context::RequestContext, spare::Spare, upstream::UpstreamInfo};
 
-/// So many are kept.
-const KEPT: usize = 64;
 /// Maps that have grown above this are not.
 const FIELDS: usize = 64;
 
 type Spent = (HeaderMap, Extensions);
 
 thread_local! {
-    static SPENT: RefCell<Vec<Spent>> = const { RefCell::new(Vec::new()) };
+    static SPENT: Spare<Spent> = const { Spare::new() };
 }
 
 /// An empty map, and extensions with nothing but an empty context in them, or with nothing at all.
 pub(super) fn take() -> Spent {
-    SPENT.with_borrow_mut(Vec::pop).unwrap_or_default()
+    Spare::take(&SPENT).unwrap_or_default()
 }
 
 /// Takes over what a reply was made of, and drops what is in it.
@@ -32,11 +28,7 @@ pub(super) fn put(mut headers: HeaderMap, mut extensions: Extensions) {
         return;
     }
     headers.clear();
-    SPENT.with_borrow_mut(|spent| {
-        if spent.len() < KEPT {
-            spent.push((headers, extensions));
-        }
-    });
+    Spare::put(&SPENT, (headers, extensions));
 }
 
 /// As a rule there is the context and where the answer came from. A map does not tell what else there is.
@@ -54,6 +46,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::spare::KEPT;
 
     #[test]
     fn nothing_of_an_exchange_reaches_the_next() {
@@ -94,10 +87,10 @@ mod tests {
             repeated.append("x", HeaderValue::from_static(""));
         }
         put(repeated, Extensions::new());
-        assert_eq!(SPENT.with_borrow(Vec::len), 0);
+        assert_eq!(SPENT.with(Spare::len), 0);
         for _ in 0..KEPT * 2 {
             put(HeaderMap::with_capacity(1), Extensions::new());
         }
-        assert_eq!(SPENT.with_borrow(Vec::len), KEPT);
+        assert_eq!(SPENT.with(Spare::len), KEPT);
     }
 }
